@@ -1,0 +1,36 @@
+"""Boxes in images, shared by the methods that cut: int64 XYXY, ends exclusive."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["area", "clipped_boxes", "inside"]
+
+
+def clipped_boxes(center_y: Tensor, center_x: Tensor, side_y: Tensor, side_x: Tensor, height: int, width: int) -> Tensor:
+    """Return the boxes of the given centres and sides, clipped at the border of the image; shape (..., 4)."""
+    top, left = center_y - side_y // 2, center_x - side_x // 2
+    return torch.stack(
+        [
+            left.clamp(0, width),
+            top.clamp(0, height),
+            (left + side_x).clamp(0, width),
+            (top + side_y).clamp(0, height),
+        ],
+        dim=-1,
+    )
+
+
+def inside(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return for boxes of shape (..., 4) which pixels lie inside, as booleans of shape (..., H, W)."""
+    left, top, right, bottom = boxes[..., None, None, :].unbind(-1)
+    rows = torch.arange(height, device=boxes.device)[:, None]
+    columns = torch.arange(width, device=boxes.device)
+    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+
+
+def area(boxes: Tensor) -> Tensor:
+    """Return the number of pixels in each box."""
+    left, top, right, bottom = boxes.unbind(-1)
+    return (right - left).clamp(min=0) * (bottom - top).clamp(min=0)

@@ -1,0 +1,79 @@
+"""CutOut: replace square regions of each image by a constant."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from counterpoint.algorithms.boxes import clipped_boxes, inside
+from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
+from counterpoint.core import kinds as K
+from counterpoint.core.effects import Declaration
+
+__all__ = ["CutOut", "cutout"]
+
+
+def cutout(inputs: Tensor, boxes: Tensor, *, fill: float = 0.0) -> Tensor:
+    """Replace what lies inside any of the boxes by a constant.
+
+    ``inputs`` is (N, C, H, W) of any dtype; ``boxes`` is (N or 1, K, 4), int64 XYXY within the image, ends exclusive;
+    ``fill`` is in the scale of the inputs. Positions outside all boxes keep their bits.
+
+    >>> cutout(torch.ones(1, 1, 2, 2), torch.tensor([[[0, 0, 1, 2]]]))
+    tensor([[[[0., 1.],
+              [0., 1.]]]])
+
+    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017,
+    https://arxiv.org/abs/1708.04552
+    """
+    return inputs.masked_fill(_holes(inputs, boxes), fill)
+
+
+def _holes(inputs: Tensor, boxes: Tensor) -> Tensor:
+    return inside(boxes, *inputs.shape[-2:]).any(1, keepdim=True)
+
+
+class CutOut(Algorithm[Tensor], name="cutout"):
+    """Replace square regions of each image by a constant.
+
+    Each of ``num_holes`` squares has the side ``int(length * min(H, W))`` and a centre that is uniform over the image, so
+    that a square is clipped where it crosses the border. Targets stay as they are.
+
+    >>> CutOut(length=0.25, fill=0.5, space="unit").fill
+    0.5
+
+    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017,
+    https://arxiv.org/abs/1708.04552
+    """
+
+    length: float = Field(default=0.5, gt=0, le=1, description="side of a hole, as a share of the image's shorter side")
+    num_holes: int = Field(default=1, ge=1, description="holes in each image")
+    per_sample: bool = Field(default=True, description="holes for each sample, instead of the same ones for the batch")
+    fill: float = Field(default=0.0, description="the constant; 0 is the mean only of normalised images")
+    space: Literal["bytes", "unit", "normalized"] | None = Field(
+        default=None, description="the scale in which fill is meant; by default that of the inputs, whatever it is"
+    )
+
+    def declared(self) -> Declaration:
+        """Narrow the declaration to this fill, its space, and whether holes differ between samples."""
+        needs = K.IMAGES if self.space is None else frozenset(kind for kind in K.IMAGES if kind.name == self.space)
+        varies = frozenset({K.Axis.SAMPLE, K.Axis.POSITION} if self.per_sample else {K.Axis.POSITION})
+        return self.declaration.refine("apply", K.Field.INPUTS, needs=needs, varies=varies, fills=self.fill)
+
+    def draw(self, batch: BatchSpec, rng: Rng) -> Tensor:
+        """Draw the holes: boxes of shape (N or 1, num_holes, 4)."""
+        height, width = batch.shape[-2:]
+        size = (batch.size if self.per_sample else 1, self.num_holes)
+        side = torch.tensor(int(self.length * min(height, width)))
+        rows, columns = rng.integers(0, height, size), rng.integers(0, width, size)
+        return clipped_boxes(rows, columns, side, side, height, width)
+
+    @transform(inputs=K.IMAGES, law=Law.FILL)
+    def apply(self, batch: Batch, boxes: Tensor) -> Batch:
+        """Fill the holes."""
+        if batch.writable:
+            return batch.with_inputs(batch.inputs.masked_fill_(_holes(batch.inputs, boxes), self.fill))
+        return batch.with_inputs(cutout(batch.inputs, boxes, fill=self.fill))

@@ -1,0 +1,82 @@
+"""MixUp: train on convex combinations of samples and of their targets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
+from counterpoint.core.errors import DataError
+from counterpoint.core.kinds import CONTINUOUS, MIXABLE, MIXING
+
+__all__ = ["MixUp", "Mixing", "mixup"]
+
+
+def mixup(inputs: Tensor, targets: Tensor, lam: float | Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
+    """Mix each sample with a partner: ``lam * (x, y) + (1 - lam) * (x, y)[perm]``.
+
+    ``inputs`` is floating, (N, ...); ``targets`` is dense or otherwise floating, (N, ...); ``lam`` lies between 0 and 1,
+    one number or one a sample, (N); ``perm`` holds N int64 indices. Both results keep their dtypes. Raises ``DataError``
+    for inputs or targets that are not floating.
+
+    >>> x, y = mixup(torch.tensor([[0.0], [1.0]]), torch.eye(2), 0.75, torch.tensor([1, 0]))
+    >>> x.flatten(), y[0]
+    (tensor([0.2500, 0.7500]), tensor([0.7500, 0.2500]))
+
+    Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, https://arxiv.org/abs/1710.09412
+    """
+    return mix(inputs, lam, perm), mix(targets, lam, perm)
+
+
+def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = False) -> Tensor:
+    """Return ``lam * values + (1 - lam) * values[perm]``, in the memory of ``values`` if ``in_place``."""
+    if not values.is_floating_point():
+        raise DataError(f"an average of {values.dtype} values has no meaning: make them floating, or targets dense")
+    share = torch.as_tensor(lam, device=values.device)
+    if share.ndim:
+        share = share.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
+    partners = values[perm].mul_(1 - share)
+    kept = values.mul_(share) if in_place else values * share
+    return kept.add_(partners)
+
+
+class Mixing(NamedTuple):
+    """The share that each sample keeps, a float64 number, and the partners, N int64 indices."""
+
+    lam: Tensor
+    perm: Tensor
+
+
+class MixUp(Algorithm[Mixing], name="mixup"):
+    """Train on convex combinations of samples and of their targets.
+
+    One ``lam ~ Beta(alpha, alpha)`` and one permutation serve the inputs and targets of the whole batch; ``alpha = 0``
+    is the identity.
+
+    >>> MixUp(alpha=0.2).alpha
+    0.2
+
+    Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, https://arxiv.org/abs/1710.09412
+    """
+
+    alpha: float = Field(default=0.2, ge=0, description="both parameters of Beta(alpha, alpha); 0 mixes nothing")
+
+    def draw(self, batch: BatchSpec, rng: Rng) -> Mixing:
+        """Draw the share and the partners."""
+        lam = rng.beta(self.alpha, self.alpha) if self.alpha else torch.ones((), dtype=torch.float64)
+        return Mixing(lam, rng.permutation(batch.size))
+
+    @transform(inputs=CONTINUOUS, targets=MIXABLE, law=Law.CONVEX, claims=MIXING)
+    def apply(self, batch: Batch, draws: Mixing) -> Batch:
+        """Mix inputs and targets alike."""
+        if self.alpha == 0:
+            return batch
+        return replace(
+            batch,
+            inputs=mix(batch.inputs, draws.lam, draws.perm, in_place=batch.writable),
+            targets=mix(batch.targets, draws.lam, draws.perm),
+        )

@@ -1,0 +1,145 @@
+"""The checker bound to what is installed: names come from the registry, losses are known by their modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import pydantic
+from torch import Tensor, nn
+
+from counterpoint.core import Duration, Facts, Fault, LossSpec, Plan, Terms
+from counterpoint.core import compose as check
+from counterpoint.core.errors import ConfigError, PluginError, nearest
+from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Kind, Task
+from counterpoint.core.schedule import Clock
+from counterpoint.losses import resolve_loss
+from counterpoint.plugins import ALGORITHMS, LOSSES
+
+__all__ = ["compose"]
+
+Loss = nn.Module | Callable[[Tensor, Tensor], Tensor] | LossSpec | str | Mapping[str, Any]
+
+
+def compose(
+    algorithms: Sequence[object],
+    *,
+    loss: Loss | None = None,
+    loss_accepts: Collection[str | Kind] | None = None,
+    task: str | Task | None = None,
+    num_classes: int | None = None,
+    inputs: str | Kind = IMAGE,
+    batch_size: int | None = None,
+    steps_per_epoch: int | None = None,
+    max_duration: str | Duration | None = None,
+    seed: int = 0,
+    strict_order: bool = False,
+    compile: bool = False,
+    terms: Terms = Terms.PYTHON,
+) -> Plan:
+    """Check that methods fit each other, the data and the loss, order them, and return the plan.
+
+    Args:
+        algorithms: Instances, registered names, or mappings with ``name`` and settings.
+        loss: A module, a callable of (outputs, targets), a registered name or mapping, or ``None`` for a plan without.
+        loss_accepts: For a loss of one's own, the kinds of target it is right for, as ``{"index", "dense"}``.
+        task: ``multiclass``, ``segmentation``, ``multilabel`` or ``regression``; it is never guessed.
+        num_classes: Number of classes, needed where targets must become dense.
+        inputs: ``image``, ``bytes``, ``unit``, ``normalized``, ``features`` or ``tokens``.
+        batch_size: Samples in a device batch; needed by what counts them.
+        steps_per_epoch: Device batches in an epoch; needed where a method counts epochs.
+        max_duration: Length of the run; needed where a method counts shares of it.
+        seed: Key of every draw.
+        strict_order: Whether an order that only the list decides is a fault.
+        compile: Whether the batch steps are compiled into one function; this version refuses it.
+        terms: Whether fixes are worded as Python or as lines of a config.
+
+    Raises:
+        CompositionError: With every fault at once.
+
+    >>> import torch, counterpoint as cp
+    >>> plan = cp.compose(["mixup", {"name": "label_smoothing", "smoothing": 0.1}],
+    ...                   loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=10)
+    >>> plan.order
+    ('dense_targets', 'label_smoothing', 'mixup')
+    """
+    faults: list[Fault] = []
+    clock = _clock(steps_per_epoch, max_duration, terms, faults)
+    facts = Facts(_task(task, terms, faults), _inputs(inputs, terms, faults), num_classes, batch_size, clock, seed)
+    if compile:
+        message = "this version runs the batch steps of a plan one by one; it cannot compile them yet"
+        faults.append(Fault("compile-unavailable", message, f"set {terms.setting('compile', terms.word(False))}"))
+    return check(
+        algorithms,
+        resolve=ALGORITHMS.load,
+        facts=facts,
+        loss=_loss(loss, loss_accepts, terms, faults),
+        strict_order=strict_order,
+        terms=terms,
+        faults=faults,
+    )
+
+
+def _task(given: str | Task | None, terms: Terms, faults: list[Fault]) -> Task:
+    if isinstance(given, Task):
+        return given
+    if given in TASKS:
+        return TASKS[given]
+    said = "the task is not stated" if given is None else f"there is no task {given!r}{nearest(str(given), TASKS)}"
+    close = get_close_matches(str(given), TASKS, n=1) or ["multiclass"]
+    fix = f"state {terms.text('task', close[0])}; tasks are {', '.join(TASKS)}"
+    faults.append(Fault("task-unstated", said, fix))
+    return TASKS["multiclass"]
+
+
+def _inputs(given: str | Kind, terms: Terms, faults: list[Fault]) -> Kind:
+    known = {kind.name: kind for kind in INPUT_KINDS}
+    if isinstance(given, Kind):
+        return given
+    if given in known:
+        return known[given]
+    fix = f"state {terms.text('inputs', (get_close_matches(given, known, n=1) or ['image'])[0])}"
+    faults.append(Fault("inputs-unknown", f"there are no inputs of kind {given!r}{nearest(given, known)}", fix))
+    return IMAGE
+
+
+def _clock(
+    steps_per_epoch: int | None, max_duration: str | Duration | None, terms: Terms, faults: list[Fault]
+) -> Clock:
+    if max_duration is None:
+        return Clock(steps_per_epoch)
+    try:
+        length = Duration.parse(max_duration)
+    except ValueError as error:
+        faults.append(Fault("duration-unknown", f"max_duration: {error}", f"state {terms.text('max_duration', '10ep')}"))
+        return Clock(steps_per_epoch)
+    if length.unit == "dur":
+        message = f"max_duration is {length}, a share of itself"
+        faults.append(Fault("duration-unknown", message, f"state {terms.text('max_duration', '10ep')}"))
+    return Clock(steps_per_epoch, length.batches(steps_per_epoch=steps_per_epoch, total=None))
+
+
+def _loss(
+    given: Loss | None, accepts: Collection[str | Kind] | None, terms: Terms, faults: list[Fault]
+) -> LossSpec | None:
+    if given is None:
+        return None
+    try:
+        module = _registered(given) if isinstance(given, str | Mapping) else given
+        spec = resolve_loss(module, accepts=accepts)
+    except (PluginError, ConfigError, pydantic.ValidationError) as error:
+        faults.append(Fault("loss-unknown", f"loss: {error}", "give a registered loss with settings it has"))
+        return None
+    if spec is None:
+        name = type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", repr(module))
+        message = f"the loss {name} does not say which targets it accepts, and running it cannot tell whether it is right"
+        fix = f"say so: {terms.setting('loss_accepts', terms.word({'index', 'dense'}))}, with the kinds it is right for"
+        faults.append(Fault("loss-unknown", message, fix, (name,)))
+    return spec
+
+
+def _registered(given: str | Mapping[str, Any]) -> nn.Module:
+    settings = {"name": given} if isinstance(given, str) else dict(given)
+    module: nn.Module = LOSSES.load(str(settings.pop("name", None))).model_validate(settings).build()
+    return module

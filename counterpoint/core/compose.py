@@ -1,0 +1,191 @@
+"""The checker: a list of methods, a loss and facts about the data become a plan, or every reason why not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+from counterpoint.core.checks import check_members
+from counterpoint.core.conversions import CONVERSIONS, Conversion
+from counterpoint.core.errors import CompositionError
+from counterpoint.core.events import Event
+from counterpoint.core.facts import Facts
+from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.kinds import Field, Kind, names
+from counterpoint.core.loss import LossSpec
+from counterpoint.core.member import Member, Resolver, enlist
+from counterpoint.core.order import Order, Pair, Rank, arrange
+from counterpoint.core.plan import BatchStep, HookStep, Plan
+from counterpoint.core.wiring import HookNode, StepNode, batch_edges, disagreements, hook_edges, node_of
+
+__all__ = ["compose"]
+
+
+def compose(
+    algorithms: Sequence[object],
+    *,
+    resolve: Resolver,
+    facts: Facts,
+    loss: LossSpec | None = None,
+    strict_order: bool = False,
+    terms: Terms = Terms.PYTHON,
+    faults: Sequence[Fault] = (),
+) -> Plan:
+    """Check that methods fit each other, the data and the loss, and order them.
+
+    ``algorithms`` are instances, names, or mappings with ``name`` and settings; ``resolve`` turns a name into a class.
+    ``faults`` are those already found by whoever calls. Raises ``CompositionError`` with every fault there is.
+    """
+    members, found = enlist(algorithms, resolve, facts.clock, terms)
+    found = [*faults, *found, *check_members(members, loss, facts, terms)]
+    start = {Field.INPUTS: facts.inputs, Field.TARGETS: facts.task.targets}
+    nodes = _step_nodes(members)
+    nodes = [*_conversions(nodes, loss, start), *nodes]
+    found += _branch_faults(nodes)
+    order = arrange([node_of(node) for node in nodes], batch_edges(nodes, start))
+    found += _order_faults(nodes, order, strict_order, terms)
+    steps = _walk([nodes[position] for position in order.sequence], start, loss, facts, found, terms)
+    hooks, pairs = _hooks(members, strict_order, found, terms)
+    found += _unmet_wishes(members, terms)
+    if found:
+        raise CompositionError(found)
+    return Plan(facts, tuple(members), tuple(steps), tuple(hooks), (*order.pairs, *pairs), loss)
+
+
+def _step_nodes(members: Sequence[Member]) -> list[StepNode]:
+    nodes = []
+    for member in members:
+        if member.branches:
+            effects = tuple(effect for leaf in member.leaves for effect in leaf.declaration.transforms)
+            nodes.append(StepNode(member.identity, member, effects))
+            continue
+        several = len(member.declaration.transforms) > 1
+        for effect in member.declaration.transforms:
+            name = f"{member.identity}.{effect.method}" if several else member.identity
+            nodes.append(StepNode(name, member, (effect,), effect.method))
+    return nodes
+
+
+def _conversions(nodes: Sequence[StepNode], loss: LossSpec | None, start: dict[Field, Kind]) -> Iterator[StepNode]:
+    for conversion in CONVERSIONS:
+        part = conversion.source.field
+        needs = [effect.edits[part].needs for node in nodes for effect in node.effects if part in effect.edits]
+        if loss is not None and part is Field.TARGETS:
+            needs.append(loss.accepts)
+        wanted = any(conversion.source not in kinds and conversion.target in kinds for kinds in needs)
+        if start[part] == conversion.source and wanted:
+            yield StepNode(conversion.name, conversion, (conversion.effect,))
+
+
+def _branch_faults(nodes: Sequence[StepNode]) -> Iterator[Fault]:
+    for first, second in combinations(nodes, 2):
+        verdicts = disagreements(first, second)
+        if verdicts:
+            choice, other = (first, second) if len(first.effects) > 1 else (second, first)
+            reasons = "; ".join(sorted({f"{verdict.rule}: {verdict.reason}" for verdict in verdicts}))
+            message = f"branches of {choice.name} would need to come on both sides of {other.name} ({reasons})"
+            fix = f"split {choice.name} into choices whose branches stand on one side of {other.name}"
+            yield Fault("branch-order", message, fix, (choice.name, other.name))
+
+
+def _order_faults(
+    nodes: Sequence[StepNode] | Sequence[HookNode], order: Order, strict_order: bool, terms: Terms
+) -> Iterator[Fault]:
+    for edge, between in order.contradictions:
+        earlier, later = nodes[edge.first].identity, nodes[edge.second].identity
+        way = " → ".join(nodes[position].name for position in between)
+        if edge.rank is Rank.WISH:
+            message = f"{edge.reason}, against what has to hold: {way}"
+            fix = f"drop the wish that puts {earlier} before {later}"
+            yield Fault("wish-impossible", message, fix, (earlier, later))
+        else:
+            message = f"{edge.reason}, so {earlier} must come before {later}, but also {way}"
+            yield Fault("cyclic-order", message, f"leave out {earlier} or {later}", (earlier, later))
+    for pair in order.pairs if strict_order else ():
+        if pair.outcome == "as listed":
+            message = f"only the list puts {pair.first} before {pair.second}: {pair.reason}"
+            fix = f"state it: {terms.text('before', pair.second)} on {pair.first}"
+            yield Fault("ambiguous-order", message, fix, (pair.first, pair.second))
+
+
+def _walk(
+    nodes: Sequence[StepNode],
+    start: dict[Field, Kind],
+    loss: LossSpec | None,
+    facts: Facts,
+    found: list[Fault],
+    terms: Terms,
+) -> list[BatchStep]:
+    steps, kinds = [], dict(start)
+    for node in nodes:
+        before = dict(kinds)
+        for effect in node.effects:
+            for part, edit in effect.edits.items():
+                if before[part] not in edit.needs:
+                    found.append(_unmet(node, part, before[part], edit.needs, facts, terms))
+                elif edit.gives is not None:
+                    kinds[part] = edit.gives
+        if isinstance(node.work, Conversion) and facts.num_classes is None:
+            message = f"targets must become {node.work.target}, and the number of classes is not stated"
+            found.append(Fault("classes-unstated", message, f"state {terms.setting('num_classes', '10')}", ()))
+        steps.append(BatchStep(node.name, node.work, node.effects, node.method, before, dict(kinds)))
+    if loss is not None and kinds[Field.TARGETS] not in loss.accepts:
+        found.append(_unmet_loss(steps, loss, kinds[Field.TARGETS], terms))
+    return steps
+
+
+def _unmet(
+    node: StepNode, part: Field, kind: Kind, needs: frozenset[Kind], facts: Facts, terms: Terms
+) -> Fault:
+    message = f"{node.name} edits {part.value} of kind {names(needs)}, and gets {kind}"
+    fix = f"leave {node.name} out"
+    if part is Field.INPUTS and kind == facts.inputs:
+        fix += f", or state what the inputs are: {terms.text('inputs', sorted(needs)[0].name)}"
+    return Fault("needs-unmet", message, fix, (node.name,))
+
+
+def _unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, terms: Terms) -> Fault:
+    editors = tuple(
+        step.name
+        for step in steps
+        if isinstance(step.work, Member) and any(Field.TARGETS in effect.edits for effect in step.effects)
+    )
+    cause = f", because of {', '.join(editors)}" if editors else ""
+    message = f"the loss {loss.name} accepts {names(loss.accepts)} targets, and would get {kind}{cause}"
+    fix = f"use a loss that accepts {kind} targets, or, if this one is right for them, say so in {terms.setting('loss_accepts', terms.word({kind.name}))}"
+    return Fault("loss-targets", message, fix, (loss.name, *editors))
+
+
+def _hooks(
+    members: Sequence[Member], strict_order: bool, found: list[Fault], terms: Terms
+) -> tuple[list[HookStep], list[Pair]]:
+    moments: dict[tuple[int, str], list[HookNode]] = defaultdict(list)
+    events = list(Event)
+    for member in members:
+        for effect in member.declaration.hooks if not member.branches else ():
+            moments[events.index(effect.event), effect.phase].append(HookNode(member.identity, member, effect))
+    steps, pairs = [], []
+    for _, nodes in sorted(moments.items()):
+        order = arrange([node_of(node) for node in nodes], hook_edges(nodes))
+        found += _order_faults(nodes, order, strict_order, terms)
+        steps += [HookStep(nodes[i].name, nodes[i].work, nodes[i].effect) for i in order.sequence]
+        pairs += order.pairs
+    return steps, pairs
+
+
+def _unmet_wishes(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
+    moments = {member.identity: _moments(member) for member in members}
+    for member in members:
+        for key, wished in (("after", member.algorithm.after), ("before", member.algorithm.before)):
+            for name in wished:
+                if name in moments and name != member.identity and not moments[name] & moments[member.identity]:
+                    message = f"{member.identity} asks to come {key} {name}, and the two never act at the same moment"
+                    fix = f"drop {terms.text(key, name)}: the loop itself orders them"
+                    yield Fault("wish-impossible", message, fix, (member.identity, name))
+
+
+def _moments(member: Member) -> set[tuple[str, str]]:
+    hooks = {(effect.event.value, effect.phase.value) for effect in member.declaration.hooks}
+    edits = any(leaf.declaration.transforms for leaf in member.leaves)
+    return hooks | ({("batch", "edit")} if edits else set())

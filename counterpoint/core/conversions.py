@@ -1,0 +1,83 @@
+"""Steps that the checker inserts by itself when kinds must change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from counterpoint.core.effects import Edit, Form, TransformEffect
+from counterpoint.core.errors import DataError
+from counterpoint.core.kinds import DENSE, INDEX, Kind
+
+__all__ = ["CONVERSIONS", "Conversion", "check_classes", "dense_targets"]
+
+
+def dense_targets(
+    target: Tensor, num_classes: int, *, ignore_index: int = -100, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Turn class indices into class probabilities; an ignored position becomes an all-zero row.
+
+    ``target`` holds integers, (N) or (N, positions); the result has the class axis second, (N, C) or
+    (N, C, positions). Targets that are floating already, with ``num_classes`` on axis 1, are returned in at least
+    ``dtype``. Raises ``DataError`` for a class index outside ``0 … num_classes - 1`` that is not ``ignore_index`` (for
+    CPU tensors; elsewhere the device raises, so that nothing waits), and for shapes that fit neither form.
+
+    >>> dense_targets(torch.tensor([1, -100]), 3)
+    tensor([[0., 1., 0.],
+            [0., 0., 0.]])
+    """
+    if target.is_floating_point():
+        if target.ndim < 2 or target.shape[1] != num_classes:
+            raise DataError(
+                f"dense targets of shape {tuple(target.shape)} for {num_classes} classes: the class axis is the second, "
+                f"(N, {num_classes}) or (N, {num_classes}, positions)"
+            )
+        return target.to(torch.promote_types(target.dtype, dtype))
+    if target.dtype == torch.bool or target.is_complex() or target.ndim < 1:
+        raise DataError(f"class indices are integers of shape (N) or (N, positions), not {target.dtype} {target.shape}")
+    indices = target.long()
+    counted = check_classes(indices, num_classes, ignore_index)
+    safe = torch.where(counted, indices, 0)
+    rows = torch.zeros(target.shape[0], num_classes, *target.shape[1:], dtype=dtype, device=target.device)
+    return rows.scatter_(1, safe.unsqueeze(1), counted.unsqueeze(1).to(dtype))
+
+
+def check_classes(indices: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Return which positions count, after checking that those hold a class.
+
+    Raises ``DataError`` for CPU tensors; on another device the device itself asserts, so that nothing waits for it.
+    """
+    counted = indices != ignore_index
+    wrong = counted & ((indices < 0) | (indices >= num_classes))
+    why = f"is no class: {num_classes} classes are 0 to {num_classes - 1}, an ignored position is {ignore_index}"
+    if indices.device.type != "cpu":
+        torch._assert_async(~wrong.any(), f"a target {why}")
+    elif wrong.any():
+        raise DataError(f"target {indices[wrong][0].item()} {why}")
+    return counted
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A change of kind that loses nothing, with the function that does it."""
+
+    name: str
+    effect: TransformEffect
+    source: Kind
+    target: Kind
+    convert: Callable[[Tensor, int, int], Tensor]
+    """Called with the targets, the number of classes and the ignored index."""
+
+
+CONVERSIONS = (
+    Conversion(
+        "dense_targets",
+        TransformEffect("dense_targets", {INDEX.field: Edit(frozenset({INDEX}), gives=DENSE, form=Form.SELECT)}),
+        INDEX,
+        DENSE,
+        lambda targets, num_classes, ignore_index: dense_targets(targets, num_classes, ignore_index=ignore_index),
+    ),
+)

@@ -1,0 +1,261 @@
+"""Running a plan over the events of a training loop. The engine decides nothing: the plan says what runs when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from counterpoint.core.batch import Batch
+from counterpoint.core.effects import Phase
+from counterpoint.core.errors import CounterpointError
+from counterpoint.core.events import Event
+from counterpoint.core.kinds import Field
+from counterpoint.core.plan import HookStep, Plan
+from counterpoint.core.run import Dice, draw, edit, process_rank
+from counterpoint.core.scope import Outcome, Scope
+from counterpoint.core.state import load_states, pack_states
+
+__all__ = ["Engine"]
+
+_Hook = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class _Handler:
+    """A hook bound to its algorithm."""
+
+    step: HookStep
+    call: _Hook
+
+
+class Engine:
+    """Runs a plan in a loop that fires events; ``Event`` draws that loop.
+
+    Creating the engine runs the surgery of the plan's ``SETUP`` hooks on ``model`` and makes the state of every
+    algorithm. ``optimizer`` may be given here, or set later as an attribute, as it must where the plan has surgery.
+    ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` is what changes the
+    parameters in a step (default ``optimizer.step``).
+
+    >>> import torch, counterpoint as cp
+    >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3)
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    >>> with engine.batch(torch.rand(8, 1, 2, 2), torch.arange(8) % 3) as batch:
+    ...     def closure():
+    ...         loss = plan.loss(model(batch.inputs), batch.targets)
+    ...         loss.backward()
+    ...         return loss.detach()
+    ...     loss = engine.step(closure)
+    >>> engine.batches
+    1
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        rank: int | None = None,
+        update: Callable[[], object] | None = None,
+    ) -> None:
+        if optimizer is not None and any(hook.effect.event is Event.SETUP for hook in plan.hooks):
+            names = ", ".join(hook.name for hook in plan.hooks if hook.effect.event is Event.SETUP)
+            raise CounterpointError(
+                f"{names} changes the model's modules, after the optimizer took their parameters: "
+                "make the engine first, then the optimizer, then set engine.optimizer"
+            )
+        self.plan, self.model, self.optimizer = plan, model, optimizer
+        self.rank = process_rank() if rank is None else rank
+        self.batches = 0
+        self._update = update
+        self._draws: dict[str, Any] = {}
+        self._active: frozenset[str] = frozenset()
+        self._batch: Batch | None = None
+        self._loss: Tensor | None = None
+        self._states: dict[str, object] = {}
+        self._handlers = _table(plan)
+        with self.span(Event.SETUP):
+            pass
+        for member in plan.members:
+            state = member.algorithm.init(model)
+            if state is not None:
+                self._states[member.identity] = state
+
+    @contextmanager
+    def span(self, event: Event) -> Iterator[None]:
+        """Fire a span of the loop: its hooks run before, around and after the body."""
+        around = self._enter(event)
+        try:
+            yield
+        except BaseException as error:
+            self._leave(around, Outcome(error))
+            raise
+        self._leave(around, Outcome())
+        for handler in self._acting(event, Phase.AFTER):
+            self._call(handler)
+
+    def fit(self) -> Any:
+        """Return the span of the whole training."""
+        return self.span(Event.FIT)
+
+    def epoch(self) -> Any:
+        """Return the span of one pass over the data."""
+        return self.span(Event.EPOCH)
+
+    def evaluation(self) -> Any:
+        """Return the span in which the model holds the weights for evaluation and export."""
+        return self.span(Event.EVALUATION)
+
+    def forward(self) -> Any:
+        """Return the span of a forward pass."""
+        return self.span(Event.FORWARD)
+
+    def loss(self) -> Any:
+        """Return the span of computing the loss."""
+        return self.span(Event.LOSS)
+
+    def backward(self) -> Any:
+        """Return the span of a backward pass."""
+        return self.span(Event.BACKWARD)
+
+    @contextmanager
+    def batch(self, inputs: Tensor, targets: Tensor, *, donate: bool = False) -> Iterator[Batch]:
+        """Edit a device batch by the plan, and span what is done with it; ``batches`` grows by one at its end.
+
+        ``inputs`` and ``targets`` as in ``Plan.__call__``; the edited ones are those of the batch that it yields.
+        """
+        self._batch, self._draws = edit(self.plan, inputs, targets, self.batches, rank=self.rank, donate=donate)
+        try:
+            self._activate(self._batch)
+            with self.span(Event.BATCH):
+                yield self._batch
+            self.batches += 1
+        finally:
+            self._batch, self._draws, self._active, self._loss = None, {}, frozenset(), None
+
+    def _activate(self, batch: Batch) -> None:
+        """Find whose hooks act on this batch, and give those that edit nothing their draws."""
+        dice = Dice(self.plan.facts.seed, self.batches, self.rank)
+        acting = [member for member in self.plan.members if member.declaration.hooks and dice.acts(member)]
+        for member in acting:
+            if member.identity not in self._draws:
+                self._draws[member.identity] = draw(member, batch.spec, dice)
+        self._active = frozenset(member.identity for member in acting)
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """Run one optimizer step and return the loss.
+
+        ``closure()`` runs the forward and backward passes of the whole device batch and returns the loss; gradients are
+        zeroed before it runs, and a method may run it more than once.
+        """
+        if self.optimizer is None:
+            raise CounterpointError("the engine has no optimizer yet: set engine.optimizer before the first step")
+        with self.span(Event.STEP):
+            run = self._zeroed(closure)
+            for handler in reversed(self._acting(Event.STEP, Phase.REPLACE)):
+                run = self._replaced(handler, run)
+            self._loss = run()
+            with self.span(Event.UPDATE):
+                (self._update or self.optimizer.step)()
+        return self._loss
+
+    def draws(self) -> dict[str, Any]:
+        """Return the draws of the methods that act on the batch at hand, by their names in the plan."""
+        return dict(self._draws)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the algorithms remember and the number of batches done, as tensors by flat names."""
+        return {"batches": torch.tensor(self.batches), **pack_states(self._states)}
+
+    def load_state_dict(self, packed: Mapping[str, Tensor]) -> None:
+        """Take back what ``state_dict`` returned; raises ``CheckpointError`` for names or shapes that do not fit."""
+        load_states(self._states, {name: value for name, value in packed.items() if name != "batches"})
+        self.batches = int(packed["batches"])
+
+    def _zeroed(self, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def run() -> Tensor:
+            assert self.optimizer is not None
+            self.optimizer.zero_grad()
+            return closure()
+
+        return run
+
+    def _replaced(self, handler: _Handler, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        def instead() -> Tensor:
+            loss: Tensor = handler.call(self._state(handler), self._scope(handler), run)
+            return loss
+
+        return instead
+
+    def _enter(self, event: Event) -> list[Generator[None, Outcome, None]]:
+        entered: list[Generator[None, Outcome, None]] = []
+        try:
+            for handler in self._acting(event, Phase.BEFORE):
+                self._call(handler)
+            for handler in self._acting(event, Phase.AROUND):
+                hook = handler.call(self._state(handler), self._scope(handler))
+                next(hook)
+                entered.append(hook)
+        except BaseException as error:
+            self._leave(entered, Outcome(error))
+            raise
+        return entered
+
+    def _leave(self, entered: Sequence[Generator[None, Outcome, None]], outcome: Outcome) -> None:
+        """Resume every hook with the outcome, the last entered first, whatever happens in the others."""
+        failure: BaseException | None = None
+        for hook in reversed(entered):
+            try:
+                hook.send(outcome)
+            except StopIteration:
+                continue
+            except BaseException as error:
+                failure = failure or error
+            else:
+                failure = failure or CounterpointError(f"the hook {hook.__qualname__} yields more than once")
+        if failure is not None:
+            raise failure from outcome.error
+
+    def _acting(self, event: Event, phase: Phase) -> Sequence[_Handler]:
+        handlers = self._handlers.get((event, phase), ())
+        if not event.in_batch or not handlers:
+            return handlers
+        return [handler for handler in handlers if handler.step.name in self._active]
+
+    def _call(self, handler: _Handler) -> None:
+        handler.call(self._state(handler), self._scope(handler))
+
+    def _state(self, handler: _Handler) -> object | None:
+        return self._states.get(handler.step.name)
+
+    def _scope(self, handler: _Handler) -> Scope:
+        return Scope(
+            owner=handler.step.name,
+            effect=handler.step.effect,
+            step=self.batches,
+            draws=self._draws.get(handler.step.name),
+            fields={
+                Field.MODULES: self.model,
+                Field.PARAMETERS: self.model,
+                Field.GRADIENTS: self.model,
+                Field.OPTIMIZER: self.optimizer,
+                Field.INPUTS: self._batch,
+                Field.TARGETS: self._batch,
+                Field.LOSS: self._loss,
+            },
+        )
+
+
+def _table(plan: Plan) -> dict[tuple[Event, Phase], tuple[_Handler, ...]]:
+    table: dict[tuple[Event, Phase], tuple[_Handler, ...]] = {}
+    for hook in plan.hooks:
+        key = (hook.effect.event, hook.effect.phase)
+        table[key] = (*table.get(key, ()), _Handler(hook, getattr(hook.member.algorithm, hook.effect.method)))
+    return table

@@ -1,0 +1,48 @@
+"""The moments and spans of a training loop."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["Event"]
+
+
+class Event(str, Enum):
+    """A span of the training loop, at whose start and end methods may act.
+
+    This is the whole loop, and the one place where it is drawn::
+
+        SETUP                               the model is there, the optimizer is not: model surgery
+        FIT
+        │   EPOCH
+        │   │   BATCH                       a device batch: the plan's batch steps edit inputs and targets first
+        │   │   │   STEP                    gradients are zeroed, then the closure runs, once or more
+        │   │   │   │   FORWARD             ┐
+        │   │   │   │   LOSS                ├ the closure: once for each microbatch
+        │   │   │   │   BACKWARD            ┘
+        │   │   │   │   UPDATE              gradients are whole: the optimizer changes the parameters
+        │   EVALUATION                      on the evaluation weights, on unedited batches
+
+    Each is a span: a hook runs ``before`` it, ``after`` it, ``around`` it, or (STEP alone) in its place. ``after`` runs
+    only when the span ended without an exception; ``around`` always learns of the outcome.
+    """
+
+    SETUP = "setup"
+    FIT = "fit"
+    EPOCH = "epoch"
+    BATCH = "batch"
+    STEP = "step"
+    FORWARD = "forward"
+    LOSS = "loss"
+    BACKWARD = "backward"
+    UPDATE = "update"
+    EVALUATION = "evaluation"
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether the span lies within a batch, so that ``start``, ``end``, ``every`` and ``p`` switch its hooks.
+
+        >>> Event.UPDATE.in_batch, Event.EVALUATION.in_batch
+        (True, False)
+        """
+        return self not in (Event.SETUP, Event.FIT, Event.EPOCH, Event.EVALUATION)

@@ -1,0 +1,39 @@
+"""What the user states about the data and the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from counterpoint.core.kinds import Kind, Task
+from counterpoint.core.schedule import Clock
+
+__all__ = ["Facts"]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is stated about the task, the data and the length of the run.
+
+    ``num_classes``, ``batch_size`` (samples in a device batch) and the clock's counts are ``None`` where not stated.
+    """
+
+    task: Task
+    inputs: Kind
+    num_classes: int | None = None
+    batch_size: int | None = None
+    clock: Clock = Clock()
+    seed: int = 0
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the facts as plain data."""
+        return {
+            "task": self.task.name,
+            "targets": self.task.targets.name,
+            "inputs": self.inputs.name,
+            "num_classes": self.num_classes,
+            "batch_size": self.batch_size,
+            "steps_per_epoch": self.clock.steps_per_epoch,
+            "total_batches": self.clock.total,
+            "seed": self.seed,
+        }

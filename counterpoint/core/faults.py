@@ -1,0 +1,97 @@
+"""What the checker says when methods do not fit, in the user's terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+__all__ = ["CODES", "Fault", "Terms"]
+
+CODES = {
+    "unknown-algorithm": "nothing is registered under this name",
+    "broken-plugin": "the plugin behind this name cannot be used",
+    "bad-setting": "a setting is unknown, of the wrong type or out of range",
+    "not-an-algorithm": "an item of the list is no name, no mapping with a name, and no algorithm",
+    "duplicate-id": "two methods of the list go by one name",
+    "unknown-reference": "`after` or `before` names nobody in the list",
+    "task-unstated": "the task is not stated, or not known",
+    "task-unsupported": "a method has no meaning for the task",
+    "inputs-unknown": "the kind of inputs is not known",
+    "classes-unstated": "dense targets are needed, and the number of classes is not stated",
+    "needs-unmet": "a method needs a kind that nothing gives",
+    "loss-targets": "the loss cannot take the targets that it would get",
+    "loss-unknown": "a loss does not say which targets it accepts",
+    "two-mixers": "two methods mix the samples of one batch",
+    "double-smoothing": "targets would be smoothed twice",
+    "two-owners": "two methods own one slot",
+    "cyclic-order": "no order satisfies everyone",
+    "wish-impossible": "`after` or `before` asks for an order that cannot be",
+    "ambiguous-order": "only the list decides an order, and strict_order forbids that",
+    "branch-order": "branches of a choice would need different orders",
+    "branch-hook": "a branch of a choice has hooks, which cannot be chosen for a batch",
+    "conditional-kind": "a method that is sometimes skipped changes the kind of a field",
+    "duration-unknown": "a duration counts something that is not stated",
+    "empty-window": "a method ends before it starts",
+    "batch-too-small": "the batch is smaller than a method can work on",
+    "compile-unavailable": "this version cannot compile a plan",
+}
+"""Every code that a fault may have, with what it means."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One reason why a composition is refused.
+
+    ``code`` is one of ``CODES`` and stable; ``message`` says what clashes with what, where and why; ``fix`` what to
+    change, in the terms of whoever wrote the composition; ``algorithms`` names the parties.
+    """
+
+    code: str
+    message: str
+    fix: str
+    algorithms: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}\n    fix: {self.fix}"
+
+
+class Terms(Enum):
+    """How fixes are worded: as a Python call, or as lines of a config."""
+
+    PYTHON = "python"
+    YAML = "yaml"
+
+    def setting(self, key: str, value: str) -> str:
+        """Word a key with its value.
+
+        >>> Terms.PYTHON.setting("task", "'multiclass'"), Terms.YAML.setting("task", "multiclass")
+        ("task='multiclass'", '`task: multiclass`')
+        """
+        return f"{key}={value}" if self is Terms.PYTHON else f"`{key}: {value}`"
+
+    def text(self, key: str, word: str) -> str:
+        """Word a key whose value is text."""
+        return self.setting(key, repr(word) if self is Terms.PYTHON else word)
+
+    def word(self, value: bool | set[str]) -> str:
+        """Word a switch or a set of words.
+
+        >>> Terms.YAML.word(False), Terms.YAML.word({"index", "dense"}), Terms.PYTHON.word({"dense"})
+        ('false', '[dense, index]', "{'dense'}")
+        """
+        if isinstance(value, bool):
+            return str(value) if self is Terms.PYTHON else str(value).lower()
+        words = sorted(value)
+        return f"[{', '.join(words)}]" if self is Terms.YAML else "{" + ", ".join(map(repr, words)) + "}"
+
+    def component(self, name: str, **settings: str) -> str:
+        """Word an item of the list of algorithms."""
+        if self is Terms.YAML:
+            return "`{" + ", ".join(f"{key}: {value}" for key, value in {"name": name, **settings}.items()) + "}`"
+        return "{" + ", ".join(f"{key!r}: {value!r}" for key, value in {"name": name, **settings}.items()) + "}"
+
+    def choice(self, first: str, second: str) -> str:
+        """Word a choice between two algorithms of the list."""
+        if self is Terms.YAML:
+            return f"`{{name: one_of, algorithms: [{first}, {second}]}}`"
+        return f"{{'name': 'one_of', 'algorithms': [{first!r}, {second!r}]}}"

@@ -1,0 +1,146 @@
+"""From the user's list to members: algorithms with a name within the composition and a schedule in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import pydantic
+
+from counterpoint.core.algorithm import Algorithm, build
+from counterpoint.core.effects import Declaration
+from counterpoint.core.errors import PluginError, UnknownNameError, nearest
+from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.schedule import Clock, Schedule
+
+__all__ = ["Member", "Resolver", "enlist", "explain_settings"]
+
+Resolver = Callable[[str], type[Algorithm[Any]]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """An algorithm of a composition: its identity, its schedule, and the branches among which it chooses, if any."""
+
+    algorithm: Algorithm[Any]
+    identity: str
+    schedule: Schedule
+    declaration: Declaration
+    branches: tuple[Member, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    @property
+    def leaves(self) -> tuple[Member, ...]:
+        """The members that act: itself, or the leaves of its branches."""
+        return tuple(leaf for branch in self.branches for leaf in branch.leaves) if self.branches else (self,)
+
+    @property
+    def rank_free(self) -> bool:
+        """Whether every rank gets the same draws."""
+        return self.algorithm.shared
+
+
+def enlist(
+    given: Sequence[object], resolve: Resolver, clock: Clock, terms: Terms
+) -> tuple[list[Member], list[Fault]]:
+    """Make members of the list that a user gave; every fault is found, and faulty items are left out."""
+    members: list[Member] = []
+    faults: list[Fault] = []
+    for position, item in enumerate(given):
+        try:
+            algorithm = build(item, resolve)
+        except (PluginError, pydantic.ValidationError, ValueError) as error:
+            faults += _unbuilt(item, position, error, resolve, terms)
+            continue
+        members += _member(algorithm, algorithm.identity, clock, terms, faults)
+    faults += _duplicates(members, terms)
+    return members, faults
+
+
+def _member(
+    algorithm: Algorithm[Any], identity: str, clock: Clock, terms: Terms, faults: list[Fault]
+) -> Iterator[Member]:
+    schedule = _schedule(algorithm, identity, clock, terms, faults)
+    branches: list[Member] = []
+    alternatives = algorithm.alternatives()
+    for branch, _ in alternatives:
+        branches += _member(branch, f"{identity}.{branch.identity}", clock, terms, faults)
+    if schedule is not None and len(branches) == len(alternatives):
+        weights = tuple(weight for _, weight in alternatives)
+        yield Member(algorithm, identity, schedule, algorithm.declared(), tuple(branches), weights)
+
+
+def _schedule(
+    algorithm: Algorithm[Any], identity: str, clock: Clock, terms: Terms, faults: list[Fault]
+) -> Schedule | None:
+    try:
+        start = clock.batches(algorithm.start)
+        end = None if algorithm.end is None else clock.batches(algorithm.end)
+    except LookupError as unknown:
+        fact = str(unknown.args[0])
+        message = f"{identity} counts its start or end in {'epochs' if fact == 'steps_per_epoch' else 'shares of the run'}"
+        fix = f"state {terms.setting(fact, '100' if fact == 'steps_per_epoch' else '10ep')}, or count batches, as '500ba'"
+        faults.append(Fault("duration-unknown", f"{message}, and {fact} is not stated", fix, (identity,)))
+        return None
+    if end is not None and end <= start:
+        message = f"{identity} would end at batch {end}, before or when it starts at batch {start}: it would never act"
+        fix = f"give it an {terms.text('end', 'later than its start')}"
+        faults.append(Fault("empty-window", message, fix, (identity,)))
+        return None
+    return Schedule(start, end, algorithm.every, algorithm.p)
+
+
+def _duplicates(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
+    seen: dict[str, int] = {}
+    for member in members:
+        seen[member.identity] = seen.get(member.identity, 0) + 1
+    for identity, count in seen.items():
+        if count > 1:
+            yield Fault(
+                "duplicate-id",
+                f"{count} methods of the list go by the name {identity!r}, so draws and orders could not tell them apart",
+                f"give each an id of its own, as {terms.text('id', identity + '_2')}",
+                (identity,),
+            )
+    for member in members:
+        inner = [branch.algorithm.identity for branch in member.branches]
+        for identity in sorted({name for name in inner if inner.count(name) > 1}):
+            yield Fault(
+                "duplicate-id",
+                f"{member.identity} has {inner.count(identity)} branches that go by the name {identity!r}",
+                f"give each an id of its own, as {terms.text('id', identity + '_2')}",
+                (member.identity,),
+            )
+
+
+def _unbuilt(item: object, position: int, error: Exception, resolve: Resolver, terms: Terms) -> list[Fault]:
+    place = f"algorithms.{position}" if terms is Terms.YAML else f"algorithms[{position}]"
+    name = str(item.get("name")) if isinstance(item, Mapping) else str(item)
+    if isinstance(error, pydantic.ValidationError):
+        return explain_settings(error, place, resolve(name))
+    if isinstance(error, PluginError):
+        code = "unknown-algorithm" if isinstance(error, UnknownNameError) else "broken-plugin"
+        fix = "write one of the registered names; `counterpoint list` shows them"
+        return [Fault(code, f"{place}: {error}", fix, (name,))]
+    return [Fault("not-an-algorithm", f"{place}: {error}", "write the name of a method, or a mapping with its name")]
+
+
+def explain_settings(error: pydantic.ValidationError, place: str, algorithm: type[Algorithm[Any]]) -> list[Fault]:
+    """Turn pydantic's errors about the settings of one algorithm into faults, one for each setting.
+
+    ``place`` says where the algorithm stands, as ``algorithms.0``.
+    """
+    faults = []
+    for detail in error.errors():
+        path = ".".join(str(part) for part in detail["loc"])
+        message = f"{place} ({algorithm.name}): {path} is {detail['input']!r}: {detail['msg']}"
+        fix = f"give {path} an allowed value; `counterpoint show {algorithm.name}` lists them"
+        if detail["type"] == "extra_forbidden":
+            known = list(algorithm.model_fields) if len(detail["loc"]) == 1 else []
+            message = f"{place} ({algorithm.name}): there is no setting {path!r}{nearest(path, known) if known else ''}"
+            close = get_close_matches(path, known, n=1)
+            fix = f"write {close[0]!r}" if close else "leave it out"
+        faults.append(Fault("bad-setting", message, fix, (algorithm.name,)))
+    return faults

@@ -1,0 +1,160 @@
+"""The checked, frozen order of steps: what it holds, how it is written down, and how it is called."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from counterpoint.core.conversions import Conversion
+from counterpoint.core.effects import HookEffect, TransformEffect
+from counterpoint.core.errors import CounterpointError, EngineRequiredError
+from counterpoint.core.facts import Facts
+from counterpoint.core.kinds import Field, Kind
+from counterpoint.core.loss import LossSpec
+from counterpoint.core.member import Member
+from counterpoint.core.order import Pair
+
+__all__ = ["BatchStep", "HookStep", "Plan"]
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """A step that edits the batch: a method's transform, a choice among methods, or a conversion.
+
+    ``before`` and ``after`` are the kinds of each field on its two sides.
+    """
+
+    name: str
+    work: Member | Conversion
+    effects: tuple[TransformEffect, ...]
+    method: str | None
+    before: dict[Field, Kind]
+    after: dict[Field, Kind]
+
+
+@dataclass(frozen=True)
+class HookStep:
+    """A step that edits training state at an event."""
+
+    name: str
+    member: Member
+    effect: HookEffect
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An order of steps that has been proved to fit: made by ``compose``, never by hand.
+
+    ``plan(inputs, targets, step=…)`` edits a batch; ``plan.loss(outputs, targets)`` is the loss, exact on the targets that
+    the plan gives; ``plan.order`` names the steps; ``print(plan.explain())`` shows them with the kinds between and who
+    decided the order; ``plan.fingerprint`` is equal for plans that do the same.
+
+    >>> import torch, counterpoint as cp
+    >>> plan = cp.compose(["mixup"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3, seed=17)
+    >>> plan.order
+    ('dense_targets', 'mixup')
+    >>> x, y = plan(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]), step=0)
+    >>> y.shape, y.dtype
+    (torch.Size([4, 3]), torch.float32)
+    """
+
+    facts: Facts
+    members: tuple[Member, ...]
+    steps: tuple[BatchStep, ...]
+    hooks: tuple[HookStep, ...]
+    pairs: tuple[Pair, ...]
+    loss_spec: LossSpec | None = None
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The names of the steps in running order, conversions included, hooks last in the order of the loop."""
+        return (*(step.name for step in self.steps), *dict.fromkeys(hook.name for hook in self.hooks))
+
+    @property
+    def ignore_index(self) -> int:
+        """The class index that marks an ignored position: the loss's, -100 without a loss."""
+        return -100 if self.loss_spec is None else self.loss_spec.ignore_index
+
+    def __call__(
+        self, inputs: Tensor, targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Edit a device batch.
+
+        ``inputs`` is (N, ...) and ``targets`` as the task says; ``step`` counts device batches from 0. ``rank`` is the
+        number of this process (``None``: what torch.distributed says, else 0). ``donate=True`` allows the plan to edit
+        ``inputs`` in place; otherwise a tensor of the caller's is never changed. Raises ``EngineRequiredError`` if the
+        plan has hooks, and ``DataError`` for a batch that is not what was stated.
+        """
+        if self.hooks:
+            names = ", ".join(dict.fromkeys(hook.name for hook in self.hooks))
+            raise EngineRequiredError(
+                f"this plan has hooks ({names}), which a call on a batch would drop: "
+                "use counterpoint.Engine(plan, model=model, optimizer=optimizer), or leave them out of the list"
+            )
+        from counterpoint.core.run import edit
+
+        batch, _ = edit(self, inputs, targets, step, rank=rank, donate=donate)
+        return batch.inputs, batch.targets
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a model's outputs at targets of the kind that the plan gives.
+
+        Raises ``CounterpointError`` if the plan was composed without a loss.
+        """
+        if self.loss_spec is None:
+            raise CounterpointError("this plan was composed without a loss: give compose a loss=")
+        return self.loss_spec.function(outputs, targets)
+
+    def explain(self) -> str:
+        """Return the plan in words, at most 80 columns wide."""
+        from counterpoint.core.explain import explain
+
+        return explain(self)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return everything that decides what the plan does, as plain data."""
+        return {
+            "version": 1,
+            "facts": self.facts.to_data(),
+            "loss": None if self.loss_spec is None else _loss_data(self.loss_spec),
+            "algorithms": sorted((_member_data(member) for member in self.members), key=lambda data: str(data["id"])),
+            "steps": [_step_data(step) for step in self.steps],
+            "hooks": [
+                {"name": hook.name, "method": hook.effect.method, "event": hook.effect.event, "phase": hook.effect.phase}
+                for hook in self.hooks
+            ],
+        }
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, with its fingerprint and the pairs that the list decided or did not decide."""
+        pairs = [vars(pair) for pair in self.pairs]
+        return json.dumps({**self.to_data(), "pairs": pairs, "fingerprint": self.fingerprint}, indent=2)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything that decides what the plan does; lists that give the same plan share it."""
+        text = json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _member_data(member: Member) -> dict[str, Any]:
+    settings = member.algorithm.model_dump(mode="json", exclude={"after", "before", "id"})
+    return {"id": member.identity, "name": member.algorithm.name, "settings": settings}
+
+
+def _loss_data(loss: LossSpec) -> dict[str, Any]:
+    claims = [{"slot": claim.slot.name, "amount": claim.amount} for claim in loss.claims]
+    accepts = sorted(kind.name for kind in loss.accepts)
+    return {"name": loss.name, "accepts": accepts, "claims": claims, "ignore_index": loss.ignore_index}
+
+
+def _step_data(step: BatchStep) -> dict[str, Any]:
+    def kinds(side: dict[Field, Kind]) -> dict[str, str]:
+        return {part.value: kind.name for part, kind in sorted(side.items())}
+
+    conversion = isinstance(step.work, Conversion)
+    return {"name": step.name, "conversion": conversion, "before": kinds(step.before), "after": kinds(step.after)}

@@ -1,0 +1,52 @@
+"""What algorithms remember, as flat named tensors that a checkpoint can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+
+import torch
+from torch import Tensor
+
+from counterpoint.core.errors import CheckpointError, DeclarationError
+
+__all__ = ["load_states", "pack_states"]
+
+
+def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(item, f"{name}.{key}")
+    elif is_dataclass(value) and not isinstance(value, type):
+        for part in fields(value):
+            yield from _tensors(getattr(value, part.name), f"{name}.{part.name}")
+    else:
+        raise DeclarationError(
+            f"{name} = {value!r}",
+            "what an algorithm remembers is checkpointed as tensors",
+            "a dataclass of tensors and of mappings of tensors; a count is torch.tensor(0)",
+        )
+
+
+def pack_states(states: Mapping[str, object]) -> dict[str, Tensor]:
+    """Return every tensor of the states by a flat name, as ``ema.average.0.weight``; nothing is copied."""
+    return {name: tensor for identity, state in states.items() for name, tensor in _tensors(state, identity)}
+
+
+def load_states(states: Mapping[str, object], packed: Mapping[str, Tensor]) -> None:
+    """Copy packed tensors back into the states; nothing changes unless all names and shapes fit.
+
+    Raises ``CheckpointError`` otherwise.
+    """
+    own = pack_states(states)
+    missing, unknown = sorted(own.keys() - packed.keys()), sorted(packed.keys() - own.keys())
+    if missing or unknown:
+        raise CheckpointError(f"the saved state is of other methods: missing {missing}, unknown {unknown}")
+    for name, tensor in own.items():
+        if tensor.shape != packed[name].shape:
+            raise CheckpointError(f"{name} has shape {tuple(packed[name].shape)}, and needs {tuple(tensor.shape)}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(packed[name])

@@ -1,0 +1,184 @@
+"""Who must come before whom, and why: the edges between the steps of one batch and between the hooks of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from counterpoint.core.commute import Verdict, commute, convention, hooks_commute
+from counterpoint.core.conversions import Conversion
+from counterpoint.core.effects import HookEffect, TransformEffect
+from counterpoint.core.kinds import Field, Kind, names
+from counterpoint.core.member import Member
+from counterpoint.core.order import Edge, Node, Rank
+
+__all__ = ["HookNode", "StepNode", "batch_edges", "disagreements", "hook_edges", "node_of"]
+
+_LISTED = Verdict(0, "as-listed", "they do not commute, and no rule orders them")
+
+
+@dataclass(frozen=True)
+class StepNode:
+    """A step of the batch, to be placed: one effect, or one for each branch of a choice."""
+
+    name: str
+    work: Member | Conversion
+    effects: tuple[TransformEffect, ...]
+    method: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """The name of the member that it belongs to."""
+        return self.work.name if isinstance(self.work, Conversion) else self.work.identity
+
+
+@dataclass(frozen=True)
+class HookNode:
+    """A hook, to be placed among those of its moment."""
+
+    name: str
+    work: Member
+    effect: HookEffect
+
+    @property
+    def identity(self) -> str:
+        """The name of the member that it belongs to."""
+        return self.work.identity
+
+
+def node_of(step: StepNode | HookNode) -> Node:
+    """Return the step with its canonical key: what it does first, its name only to break ties."""
+    if isinstance(step, HookNode):
+        return Node(step.name, (repr(sorted(step.effect.writes)), repr(sorted(step.effect.reads)), step.name))
+    described = "|".join(sorted(_describe(effect) for effect in step.effects))
+    across = any(effect.across_samples for effect in step.effects)
+    fills = any(effect.fills for effect in step.effects)
+    resizes = any(effect.resizes for effect in step.effects)
+    conversion = isinstance(step.work, Conversion)
+    levels = "".join(str(int(level)) for level in (not conversion, not resizes, across, fills))
+    return Node(step.name, (levels, described, step.name), listed=not conversion)
+
+
+def _describe(effect: TransformEffect) -> str:
+    parts = []
+    for part, edit in sorted(effect.edits.items()):
+        axes = "+".join(sorted(edit.acts)) + "/" + "+".join(sorted(edit.varies))
+        parts.append(f"{part.value}:{edit.form:d}:{axes}:{names(edit.needs)}:{edit.gives}:{edit.fills}")
+    return ";".join(parts)
+
+
+def batch_edges(steps: Sequence[StepNode], start: dict[Field, Kind]) -> list[Edge]:
+    """Return the edges between the steps of a batch, whose fields start out as ``start`` says."""
+    edges = list(_needs(steps, start))
+    settled = {(edge.first, edge.second) for edge in edges}
+    for i, j in combinations(range(len(steps)), 2):
+        wishes = list(_wishes(steps, i, j))
+        edges += wishes
+        if wishes or (i, j) in settled or (j, i) in settled:
+            continue
+        edges += _judged(i, j, judge(steps[i], steps[j]))
+    return edges
+
+
+def hook_edges(hooks: Sequence[HookNode]) -> list[Edge]:
+    """Return the edges between hooks of one moment."""
+    edges: list[Edge] = []
+    for i, j in combinations(range(len(hooks)), 2):
+        wishes = list(_wishes(hooks, i, j))
+        edges += wishes
+        if not wishes and not hooks_commute(hooks[i].effect, hooks[j].effect):
+            edges += _judged(i, j, _LISTED)
+    return edges
+
+
+def _judged(i: int, j: int, verdict: Verdict | None) -> Iterator[Edge]:
+    if verdict is None:
+        return
+    first, second = (j, i) if verdict.sign > 0 else (i, j)
+    rank = Rank.CONVENTION if verdict.sign else Rank.LISTED
+    yield Edge(first, second, rank, verdict.rule, verdict.reason)
+
+
+def judge(first: StepNode, second: StepNode) -> Verdict | None:
+    """Return the verdict on two steps by declared properties alone; ``None`` if they commute.
+
+    Of a choice each branch is judged; one that a rule orders speaks for the branches that the list would decide.
+    """
+    verdicts = _verdicts(first, second)
+    ruled = [verdict for verdict in verdicts if verdict.sign]
+    return ruled[0] if ruled else next(iter(verdicts), None)
+
+
+def disagreements(first: StepNode, second: StepNode) -> list[Verdict]:
+    """Return verdicts on branches of a choice that demand both orders; empty if they agree."""
+    ruled = [verdict for verdict in _verdicts(first, second) if verdict.sign]
+    return ruled if len({verdict.sign for verdict in ruled}) > 1 else []
+
+
+def _verdicts(first: StepNode, second: StepNode) -> list[Verdict]:
+    if not _meet(first, second):
+        return []
+    return [convention(mine, other) for mine in first.effects for other in second.effects if not commute(mine, other)]
+
+
+def _meet(first: StepNode, second: StepNode) -> bool:
+    """Whether the two may act on one batch."""
+    members = [step.work for step in (first, second) if isinstance(step.work, Member)]
+    return len(members) < 2 or members[0].schedule.meets(members[1].schedule)
+
+
+def _wishes(steps: Sequence[StepNode] | Sequence[HookNode], i: int, j: int) -> Iterator[Edge]:
+    for first, second in ((i, j), (j, i)):
+        earlier, later = steps[first], steps[second]
+        if _wants(earlier, later, lambda member: member.algorithm.before) or _wants(
+            later, earlier, lambda member: member.algorithm.after
+        ):
+            reason = f"the user asked for {earlier.identity} before {later.identity}"
+            yield Edge(first, second, Rank.WISH, "wish", reason)
+
+
+def _wants(
+    wisher: StepNode | HookNode, other: StepNode | HookNode, wish: Callable[[Member], tuple[str, ...]]
+) -> bool:
+    return isinstance(wisher.work, Member) and other.identity in wish(wisher.work)
+
+
+def _needs(steps: Sequence[StepNode], start: dict[Field, Kind]) -> Iterator[Edge]:
+    for part, kind in start.items():
+        yield from _kind_edges(steps, part, kind)
+        for first, step in enumerate(steps):
+            if any(effect.unedited and part in effect.reads | effect.edits.keys() for effect in step.effects):
+                for second, other in enumerate(steps):
+                    if second != first and not isinstance(other.work, Conversion) and _edits(other, part):
+                        yield Edge(first, second, Rank.NEEDS, "unedited", f"{step.name} must see unedited {part.value}")
+
+
+def _edits(step: StepNode, part: Field) -> bool:
+    return any(part in effect.edits for effect in step.effects)
+
+
+def _kind_edges(steps: Sequence[StepNode], part: Field, start: Kind) -> Iterator[Edge]:
+    giving = [
+        (position, effect.edits[part].needs, effect.edits[part].gives)
+        for position, step in enumerate(steps)
+        for effect in step.effects
+        if part in effect.edits
+    ]
+    for giver, takes, gives in giving:
+        if gives is None:
+            continue
+        available = takes & {start, *(kind for other, _, kind in giving if kind is not None and other != giver)}
+        for position, step in enumerate(steps):
+            if position == giver:
+                continue
+            for effect in step.effects:
+                if part in effect.edits:
+                    needs = effect.edits[part].needs
+                    late, early = gives in needs, bool(available & needs)
+                    if late and not early:
+                        reason = f"{step.name} needs {names(needs)} {part.value}, which {steps[giver].name} gives"
+                        yield Edge(giver, position, Rank.NEEDS, "needs-and-gives", reason)
+                    elif early and not late:
+                        reason = f"{step.name} needs {names(needs & available)} {part.value}, not {gives}"
+                        yield Edge(position, giver, Rank.NEEDS, "needs-and-gives", reason)
