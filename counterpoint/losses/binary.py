@@ -1,0 +1,145 @@
+"""Binary cross-entropy on independent labels, from logits or from probabilities."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from counterpoint.core.kinds import MULTI_HOT
+from counterpoint.core.loss import LossSpec
+from counterpoint.losses.checks import (
+    Reduction,
+    checked_reduction,
+    common_dtype,
+    element_count,
+    require_float_labels,
+    require_float_outputs,
+    require_no_growth,
+    require_same_shape,
+)
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "spec_of_logits",
+    "spec_of_probabilities",
+]
+
+NAME = "binary cross-entropy"
+
+
+def binary_cross_entropy_with_logits(
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute torch's binary cross-entropy from logits, in float32 at least and without broadcasting targets.
+
+    It is linear in the targets, so on mixed labels it is the mix of the losses. The mean divides by the number of
+    elements, whatever the weights.
+
+    Args:
+        outputs: logits, (N, C) or (N, ...), any float dtype.
+        targets: labels between 0 and 1 of the same shape, float32 or float64.
+        weight: a factor for each element, of a shape that broadcasts to the targets'.
+        pos_weight: a factor for the positive part, of a shape that broadcasts to the targets'.
+        reduction: ``"none"``, ``"sum"`` or ``"mean"``.
+
+    Raises:
+        DataError: the shapes differ, a weight does not fit them, or a dtype is not one of the above.
+        ConfigError: ``reduction`` is none of the above.
+
+    >>> import torch
+    >>> binary_cross_entropy_with_logits(torch.zeros(2, 3), torch.ones(2, 3))
+    tensor(0.6931)
+    """
+    _require_labels(outputs, targets)
+    require_no_growth(weight, targets, NAME, "weight")
+    require_no_growth(pos_weight, targets, NAME, "pos_weight")
+    dtype = common_dtype(outputs, targets)
+    return functional.binary_cross_entropy_with_logits(
+        outputs.to(dtype),
+        targets.to(dtype),
+        None if weight is None else weight.to(dtype),
+        pos_weight=None if pos_weight is None else pos_weight.to(dtype),
+        reduction=checked_reduction(reduction),
+    )
+
+
+def binary_cross_entropy(
+    outputs: Tensor, targets: Tensor, *, weight: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Compute torch's binary cross-entropy from probabilities, in float32 at least and without broadcasting.
+
+    Args:
+        outputs: probabilities between 0 and 1, (N, C) or (N, ...), any float dtype.
+        targets: labels between 0 and 1 of the same shape, float32 or float64.
+        weight: a factor for each element, of a shape that broadcasts to the targets'.
+        reduction: ``"none"``, ``"sum"`` or ``"mean"``.
+
+    Raises:
+        DataError: the shapes differ, ``weight`` does not fit them, or a dtype is not one of the above.
+        ConfigError: ``reduction`` is none of the above.
+
+    >>> import torch
+    >>> binary_cross_entropy(torch.full((2, 3), 0.5), torch.ones(2, 3))
+    tensor(0.6931)
+    """
+    _require_labels(outputs, targets)
+    require_no_growth(weight, targets, NAME, "weight")
+    dtype = common_dtype(outputs, targets)
+    return functional.binary_cross_entropy(
+        outputs.to(dtype),
+        targets.to(dtype),
+        None if weight is None else weight.to(dtype),
+        reduction=checked_reduction(reduction),
+    )
+
+
+def spec_of_logits(loss: nn.BCEWithLogitsLoss) -> LossSpec:
+    """Describe torch's module: right for multi-hot targets. Its weights are read at every call.
+
+    >>> sorted(map(str, spec_of_logits(nn.BCEWithLogitsLoss()).accepts))
+    ['multi_hot']
+    """
+    reduction = checked_reduction(loss.reduction)
+
+    def function(outputs: Tensor, targets: Tensor) -> Tensor:
+        return binary_cross_entropy_with_logits(
+            outputs, targets, weight=loss.weight, pos_weight=loss.pos_weight, reduction=reduction
+        )
+
+    return LossSpec(
+        name=type(loss).__name__,
+        function=function,
+        accepts=frozenset({MULTI_HOT}),
+        denominator=element_count if reduction == "mean" else None,
+    )
+
+
+def spec_of_probabilities(loss: nn.BCELoss) -> LossSpec:
+    """Describe torch's module: right for multi-hot targets. Its weights are read at every call.
+
+    >>> sorted(map(str, spec_of_probabilities(nn.BCELoss()).accepts))
+    ['multi_hot']
+    """
+    reduction = checked_reduction(loss.reduction)
+
+    def function(outputs: Tensor, targets: Tensor) -> Tensor:
+        return binary_cross_entropy(outputs, targets, weight=loss.weight, reduction=reduction)
+
+    return LossSpec(
+        name=type(loss).__name__,
+        function=function,
+        accepts=frozenset({MULTI_HOT}),
+        denominator=element_count if reduction == "mean" else None,
+    )
+
+
+def _require_labels(outputs: Tensor, targets: Tensor) -> None:
+    require_float_outputs(outputs, NAME)
+    require_float_labels(targets, NAME, "labels between 0 and 1")
+    require_same_shape(outputs, targets, NAME)

@@ -1,0 +1,91 @@
+"""What every loss checks of its arguments before it computes."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from counterpoint.core.errors import ConfigError, DataError, nearest
+
+__all__ = [
+    "Reduction",
+    "checked_reduction",
+    "common_dtype",
+    "element_count",
+    "require_float_labels",
+    "require_float_outputs",
+    "require_no_growth",
+    "require_same_shape",
+]
+
+Reduction: TypeAlias = Literal["none", "sum", "mean"]
+"""What becomes of the losses of single positions: left as they are, added, or averaged."""
+REDUCTIONS: tuple[Reduction, ...] = ("none", "sum", "mean")
+
+
+def checked_reduction(reduction: str) -> Reduction:
+    """Return the reduction if there is one of this name; raise ``ConfigError`` otherwise.
+
+    >>> checked_reduction("sum")
+    'sum'
+    """
+    for known in REDUCTIONS:
+        if reduction == known:
+            return known
+    raise ConfigError(f"reduction is {reduction!r}{nearest(str(reduction), REDUCTIONS)}")
+
+
+def common_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """Return the narrowest dtype, float32 at least, that holds every given tensor's values.
+
+    >>> common_dtype(torch.zeros(1, dtype=torch.bfloat16), None)
+    torch.float32
+    """
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor is not None:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def element_count(targets: Tensor) -> Tensor:
+    """Return the number of elements as a scalar on their device, which a plain mean divides by."""
+    return torch.full((), targets.numel(), dtype=common_dtype(targets), device=targets.device)
+
+
+def require_float_outputs(outputs: Tensor, loss: str) -> None:
+    """Raise ``DataError`` unless the model's outputs are real floating-point numbers."""
+    if not outputs.is_floating_point():
+        raise DataError(f"{loss}: outputs are {outputs.dtype}; the model must return floats")
+
+
+def require_float_labels(targets: Tensor, loss: str, meaning: str) -> None:
+    """Raise ``DataError`` unless targets are float32 or float64; half precision loses their sums."""
+    if targets.dtype not in (torch.float32, torch.float64):
+        raise DataError(
+            f"{loss}: targets are {targets.dtype}; it takes {meaning} as torch.float32 or torch.float64: "
+            "give targets.float()"
+        )
+
+
+def require_same_shape(outputs: Tensor, targets: Tensor, loss: str) -> None:
+    """Raise ``DataError`` where shapes differ: broadcasting would pair outputs with other samples' targets."""
+    if outputs.shape != targets.shape:
+        raise DataError(
+            f"{loss}: outputs have shape {tuple(outputs.shape)} and targets {tuple(targets.shape)}; "
+            "both must be the same: reshape one of them"
+        )
+
+
+def require_no_growth(values: Tensor | None, targets: Tensor, loss: str, setting: str) -> None:
+    """Raise ``DataError`` unless a weight broadcasts to the targets' shape without making it larger."""
+    if values is None:
+        return
+    own, wanted = tuple(values.shape), tuple(targets.shape)
+    fits = len(own) <= len(wanted) and all(
+        size in (1, other) for size, other in zip(reversed(own), reversed(wanted), strict=False)
+    )
+    if not fits:
+        raise DataError(f"{loss}: {setting} has shape {own}, which does not fit targets of shape {wanted}")

@@ -1,0 +1,217 @@
+"""Cross-entropy that is the same loss on dense targets as torch's is on class indices."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from counterpoint.core.errors import ConfigError, DataError
+from counterpoint.core.kinds import DENSE, INDEX, SMOOTHING
+from counterpoint.core.loss import LossSpec
+from counterpoint.losses.checks import (
+    Reduction,
+    checked_reduction,
+    common_dtype,
+    require_float_labels,
+    require_float_outputs,
+)
+
+__all__ = ["cross_entropy", "dense_cross_entropy", "spec_of"]
+
+NAME = "cross-entropy"
+
+
+def dense_cross_entropy(
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute cross-entropy on class probabilities, equal to torch's on the class indices they stand for.
+
+    A row of ``targets`` carries its mass: 1 for a position that counts, 0 for an ignored one (all zeros). With
+    class weights ``w``, smoothing ``s`` and ``S(y) = (1 - s) * y + s / C * y.sum(class)``, a position's loss is
+    ``sum(w * S(y) * -log p)`` and the mean is their sum over ``sum(w * y)``. So the mean divides by what torch
+    divides by on class indices, which is not what ``torch.nn.CrossEntropyLoss`` does on probabilities. A class of
+    target 0 does not count however unlikely it is, so a logit of minus infinity is harmless there.
+
+    Args:
+        outputs: logits, (N, C) or (N, C, d1, ...), any float dtype; computed in float32 at least.
+        targets: class probabilities of the same shape, float32 or float64.
+        weight: a factor for each class, (C).
+        label_smoothing: share of each target spread evenly over the classes, 0 to 1.
+        reduction: ``"none"`` (N, d1, ...), ``"sum"`` or ``"mean"`` (a scalar; NaN where everything is ignored).
+
+    Raises:
+        DataError: the shapes differ, are too short, or do not fit ``weight``; a dtype is not one of the above.
+        ConfigError: ``label_smoothing`` or ``reduction`` is none of the above.
+
+    >>> logits = torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 3.0]])
+    >>> weight = torch.tensor([1.0, 2.0])
+    >>> dense = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # the last position is ignored
+    >>> dense_cross_entropy(logits, dense, weight=weight)
+    tensor(0.5044)
+    >>> functional.cross_entropy(logits, torch.tensor([0, 1, -100]), weight=weight)
+    tensor(0.5044)
+    """
+    _require_dense(outputs, targets, weight)
+    smoothing = _checked_smoothing(label_smoothing)
+    dtype = common_dtype(outputs, targets)
+    log_p = torch.log_softmax(outputs, dim=1, dtype=dtype)
+    dense = targets.to(dtype)
+    factors = None if weight is None else _along_classes(weight, dense)
+    weighted = dense if factors is None else dense * factors
+
+    # A target of 0 times a log-probability of minus infinity must be 0, not NaN.
+    inert = (dense == 0) & ~log_p.isfinite()
+    chosen = -(weighted * log_p.masked_fill(inert, 0)).sum(1)
+    loss = _reduced(chosen, weighted, reduction)
+    if smoothing == 0:
+        return loss
+    # The smoothed part stays apart from the other, as in torch, so that both agree on infinite logits too.
+    even = _reduced(_even_loss(log_p, factors, dense.sum(1)), weighted, reduction)
+    return (1 - smoothing) * loss + smoothing / outputs.shape[1] * even
+
+
+def cross_entropy(
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute cross-entropy on class indices (by torch) or on class probabilities, told apart by their dtype.
+
+    Args:
+        outputs: logits, (N, C) or (N, C, d1, ...).
+        targets: class indices, any integer dtype, (N) or (N, d1, ...), or class probabilities as ``dense_cross_entropy``
+            takes them.
+        weight: a factor for each class, (C).
+        ignore_index: the class index whose positions do not count; dense targets have all-zero rows instead.
+        label_smoothing: share of each target spread evenly over the classes, 0 to 1.
+        reduction: ``"none"``, ``"sum"`` or ``"mean"``.
+
+    Raises:
+        DataError: dense targets do not fit the outputs or ``weight``.
+        ConfigError: ``label_smoothing`` or ``reduction`` is none of the above.
+
+    >>> logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+    >>> cross_entropy(logits, torch.tensor([0, 1])), cross_entropy(logits, torch.eye(2))
+    (tensor(0.4100), tensor(0.4100))
+    """
+    if targets.is_floating_point():
+        return dense_cross_entropy(
+            outputs, targets, weight=weight, label_smoothing=label_smoothing, reduction=reduction
+        )
+    return functional.cross_entropy(
+        outputs,
+        targets.long(),
+        weight,
+        ignore_index=ignore_index,
+        label_smoothing=_checked_smoothing(label_smoothing),
+        reduction=checked_reduction(reduction),
+    )
+
+
+def spec_of(loss: nn.CrossEntropyLoss) -> LossSpec:
+    """Describe torch's module: right for class indices and, by the exact form above, for dense targets.
+
+    Its class weights are read at every call, so that ``loss.to(device)`` works after composing; its other settings
+    are read once, here. Raises ``ConfigError`` where one of these is out of range.
+
+    >>> spec = spec_of(nn.CrossEntropyLoss(label_smoothing=0.1))
+    >>> sorted(map(str, spec.accepts)), [claim.amount for claim in spec.claims]
+    (['dense', 'index'], [0.1])
+    """
+    smoothing = _checked_smoothing(loss.label_smoothing)
+    reduction = checked_reduction(loss.reduction)
+    ignore_index = loss.ignore_index
+
+    def function(outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(
+            outputs,
+            targets,
+            weight=loss.weight,
+            ignore_index=ignore_index,
+            label_smoothing=smoothing,
+            reduction=reduction,
+        )
+
+    def denominator(targets: Tensor) -> Tensor:
+        if targets.is_floating_point():
+            return _dense_total(targets, loss.weight)
+        return _index_total(targets, loss.weight, ignore_index)
+
+    return LossSpec(
+        name=type(loss).__name__,
+        function=function,
+        accepts=frozenset({INDEX, DENSE}),
+        claims=(SMOOTHING.of(smoothing),) if smoothing > 0 else (),
+        ignore_index=ignore_index,
+        denominator=denominator if reduction == "mean" else None,
+    )
+
+
+def _checked_smoothing(label_smoothing: float) -> float:
+    if not 0 <= label_smoothing <= 1:
+        raise ConfigError(f"label_smoothing is {label_smoothing!r}; it is a share between 0 and 1")
+    return label_smoothing
+
+
+def _require_dense(outputs: Tensor, targets: Tensor, weight: Tensor | None) -> None:
+    """Raise ``DataError`` unless the tensors are of one shape with a class axis, and of the dtypes allowed."""
+    require_float_outputs(outputs, NAME)
+    require_float_labels(targets, NAME, "class probabilities")
+    if outputs.shape != targets.shape or outputs.ndim < 2:
+        raise DataError(
+            f"{NAME}: outputs have shape {tuple(outputs.shape)} and dense targets {tuple(targets.shape)}; both must "
+            "be the same, (N, C) or (N, C, d1, ...). Class indices, without the class axis, must be integers"
+        )
+    if weight is not None and weight.shape != outputs.shape[1:2]:
+        raise DataError(
+            f"{NAME}: weight has shape {tuple(weight.shape)}; {outputs.shape[1]} classes need ({outputs.shape[1]},)"
+        )
+
+
+def _along_classes(weight: Tensor, dense: Tensor) -> Tensor:
+    """Return class weights of shape (C, 1, ...), which broadcast along axis 1 of dense targets."""
+    return weight.to(dense.dtype).reshape(-1, *[1] * (dense.ndim - 2))
+
+
+def _even_loss(log_p: Tensor, factors: Tensor | None, mass: Tensor) -> Tensor:
+    """Return each position's weighted loss under equal targets for all classes, times its mass."""
+    even = -(log_p if factors is None else log_p * factors).sum(1)
+    # As above: an ignored position adds nothing, even where its log-probabilities are infinite.
+    return mass * even.masked_fill((mass == 0) & ~even.isfinite(), 0)
+
+
+def _reduced(losses: Tensor, weighted: Tensor, reduction: str) -> Tensor:
+    match checked_reduction(reduction):
+        case "none":
+            return losses
+        case "sum":
+            return losses.sum()
+        case "mean":
+            return losses.sum() / weighted.sum()
+
+
+def _dense_total(targets: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the weighted mass of dense targets."""
+    dense = targets.to(common_dtype(targets, weight))
+    return (dense if weight is None else dense * _along_classes(weight, dense)).sum()
+
+
+def _index_total(targets: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+    """Return the summed weights of the class indices that count."""
+    indices = targets.long()  # compared in uint8, an ignored index of -100 would be class 156
+    kept = indices != ignore_index
+    dtype = common_dtype(weight)
+    if weight is None:
+        return kept.sum().to(dtype)
+    # An ignored index may be no class at all, so it looks up class 0 instead.
+    return (weight.to(dtype)[indices.where(kept, 0)] * kept).sum()

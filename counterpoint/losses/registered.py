@@ -1,0 +1,81 @@
+"""The losses that a config can name: their settings, checked, and the torch module they build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+__all__ = ["BinaryCrossEntropy", "CrossEntropy", "MeanSquaredError"]
+
+# Strict everywhere else, but a list in a config must become a tuple here.
+Weights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+
+
+class _RegisteredLoss(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    reduction: Literal["mean", "sum"] = Field(
+        default="mean", description="whether the losses of a batch are averaged or added"
+    )
+
+
+class CrossEntropy(_RegisteredLoss):
+    """Cross-entropy from logits, on class indices or class probabilities.
+
+    >>> CrossEntropy(label_smoothing=0.1).build()
+    CrossEntropyLoss()
+    """
+
+    weight: Weights | None = Field(default=None, description="a factor for each class, 0 or above; none: all 1")
+    ignore_index: int = Field(default=-100, description="the class index whose positions do not count")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, le=1, description="share of each target spread evenly over the classes, 0 to 1"
+    )
+
+    def build(self) -> nn.Module:
+        """Return a ``torch.nn.CrossEntropyLoss`` with these settings."""
+        return nn.CrossEntropyLoss(
+            weight=_tensor(self.weight),
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction=self.reduction,
+        )
+
+
+class BinaryCrossEntropy(_RegisteredLoss):
+    """Binary cross-entropy from logits, on multi-hot targets.
+
+    >>> BinaryCrossEntropy(pos_weight=(1.0, 4.0)).build().pos_weight
+    tensor([1., 4.])
+    """
+
+    weight: Weights | None = Field(default=None, description="a factor for each label, 0 or above; none: all 1")
+    pos_weight: Weights | None = Field(
+        default=None, description="a factor for the positive part of each label, 0 or above; none: all 1"
+    )
+
+    def build(self) -> nn.Module:
+        """Return a ``torch.nn.BCEWithLogitsLoss`` with these settings."""
+        return nn.BCEWithLogitsLoss(
+            weight=_tensor(self.weight), pos_weight=_tensor(self.pos_weight), reduction=self.reduction
+        )
+
+
+class MeanSquaredError(_RegisteredLoss):
+    """Squared error, on continuous targets.
+
+    >>> MeanSquaredError().build()
+    MSELoss()
+    """
+
+    def build(self) -> nn.Module:
+        """Return a ``torch.nn.MSELoss`` with these settings."""
+        return nn.MSELoss(reduction=self.reduction)
+
+
+def _tensor(values: Sequence[float] | None) -> Tensor | None:
+    return None if values is None else torch.tensor(values, dtype=torch.float32)

@@ -1,0 +1,143 @@
+"""From what the user gives as a loss to what the checker needs to know of it."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from counterpoint.core.errors import ConfigError, nearest
+from counterpoint.core.kinds import TARGET_KINDS, Field, Kind, names
+from counterpoint.core.loss import LossSpec
+from counterpoint.losses import binary, cross_entropy, regression
+
+__all__ = ["Loss", "resolve_loss"]
+
+Loss: TypeAlias = LossSpec | Callable[[Tensor, Tensor], Tensor]
+"""What may be given as a loss: a description of one, a module, or any function of outputs and targets."""
+
+# The exact type of a module, and how to describe it. A subclass may compute anything, so it is not known.
+MODULES: dict[type[nn.Module], Callable[[Any], LossSpec]] = {
+    nn.CrossEntropyLoss: cross_entropy.spec_of,
+    nn.BCEWithLogitsLoss: binary.spec_of_logits,
+    nn.BCELoss: binary.spec_of_probabilities,
+    nn.MSELoss: regression.spec_of,
+}
+
+# A function, and the module that takes the same settings and computes the same.
+FUNCTIONS: tuple[tuple[Callable[..., Tensor], type[nn.Module]], ...] = (
+    (functional.cross_entropy, nn.CrossEntropyLoss),
+    (cross_entropy.cross_entropy, nn.CrossEntropyLoss),
+    (functional.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss),
+    (functional.binary_cross_entropy, nn.BCELoss),
+    (functional.mse_loss, nn.MSELoss),
+)
+
+
+def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -> LossSpec | None:
+    """Describe a loss, or return ``None`` where it is unknown and nobody says what it accepts.
+
+    Known are, by exact type, ``torch.nn``'s ``CrossEntropyLoss``, ``BCEWithLogitsLoss``, ``BCELoss`` and
+    ``MSELoss``, and their functions in ``torch.nn.functional``, bare or in a ``functools.partial`` with settings.
+    They run in a form that is exact for every kind they accept; ``accepts`` can take kinds away from them, but adds
+    none. Any other callable runs as it is, for the kinds that ``accepts`` names. Where a batch is run in parts, it
+    is taken to be a mean over samples; give a ``LossSpec`` for a loss that is not, or that smooths targets itself.
+
+    Args:
+        loss: a ``LossSpec``, a module, or a callable of outputs and targets.
+        accepts: names of target kinds (``"index"``, ``"dense"``, ``"multi_hot"``, ``"continuous"``), or kinds.
+
+    Raises:
+        ConfigError: ``accepts`` is empty, holds something that is no target kind, or names a kind that a known
+            loss does not accept; ``loss`` is a class or not callable; a known loss has a setting out of range.
+
+    >>> resolve_loss(nn.MSELoss()).accepts == resolve_loss(functional.mse_loss).accepts
+    True
+    >>> def my_loss(outputs, targets):
+    ...     return -(targets * outputs.log_softmax(1)).sum(1).mean()
+    >>> resolve_loss(my_loss) is None
+    True
+    >>> [kind.name for kind in resolve_loss(my_loss, accepts={"dense"}).accepts]
+    ['dense']
+    """
+    kinds = None if accepts is None else _target_kinds(accepts)
+    if isinstance(loss, LossSpec):
+        return loss if kinds is None else _narrowed(loss, kinds)
+    _require_callable(loss)
+    known = _known(loss)
+    if known is not None:
+        return known if kinds is None else _narrowed(known, kinds)
+    if kinds is None:
+        return None
+    return LossSpec(name=_qualified_name(loss), function=loss, accepts=kinds, denominator=_sample_count)
+
+
+def _require_callable(loss: object) -> None:
+    if isinstance(loss, type):
+        raise ConfigError(f"the loss is the class {loss.__name__}, not a loss; write {loss.__name__}()")
+    if not callable(loss):
+        raise ConfigError(f"the loss is {loss!r}; give a module, or a function of outputs and targets")
+
+
+def _known(loss: Callable[..., Tensor]) -> LossSpec | None:
+    """Describe a module or function of torch's; ``None`` for any other."""
+    module = loss if isinstance(loss, nn.Module) else _module_of(loss)
+    describe = MODULES.get(type(module)) if module is not None else None
+    return None if describe is None else describe(module)
+
+
+def _module_of(loss: Callable[..., Tensor]) -> nn.Module | None:
+    """Build the module that computes what a known function does, with the settings that a partial binds."""
+    bound = loss if isinstance(loss, functools.partial) else functools.partial(loss)
+    module = next((module for function, module in FUNCTIONS if function is bound.func), None)
+    if module is None or bound.args or not bound.keywords.keys() <= inspect.signature(module).parameters.keys():
+        return None
+    return module(**bound.keywords)
+
+
+def _target_kinds(accepts: Collection[str | Kind]) -> frozenset[Kind]:
+    if isinstance(accepts, str):
+        raise ConfigError(f"loss_accepts is the text {accepts!r}; it is a set of kinds: write {{{accepts!r}}}")
+    if not accepts:
+        raise ConfigError(f"loss_accepts is empty; name what the loss is right for, of {names(TARGET_KINDS)}")
+    return frozenset(map(_target_kind, accepts))
+
+
+def _target_kind(word: str | Kind) -> Kind:
+    if isinstance(word, Kind):
+        if word.field is not Field.TARGETS:
+            raise ConfigError(f"loss_accepts holds {word.name!r}, a kind of {word.field.value}; name kinds of targets")
+        return word
+    known = {kind.name: kind for kind in TARGET_KINDS}
+    if word not in known:
+        raise ConfigError(f"loss_accepts holds {word!r}, which is no kind of target{nearest(str(word), known)}")
+    return known[word]
+
+
+def _narrowed(spec: LossSpec, kinds: frozenset[Kind]) -> LossSpec:
+    """Take from a known loss the kinds that the user does not name."""
+    extra = kinds - spec.accepts
+    if extra:
+        raise ConfigError(
+            f"loss_accepts names {names(extra)}, but {spec.name} is right for {names(spec.accepts)} only; to run it "
+            "as it is on other targets, wrap it in a function of your own"
+        )
+    return replace(spec, accepts=kinds)
+
+
+def _qualified_name(loss: Callable[..., Tensor]) -> str:
+    """Return ``module.name`` of a function, or of an object's class."""
+    if isinstance(loss, functools.partial):
+        return _qualified_name(loss.func)
+    named = loss if inspect.isroutine(loss) else type(loss)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _sample_count(targets: Tensor) -> Tensor:
+    return torch.full((), targets.shape[0], dtype=torch.float32, device=targets.device)
