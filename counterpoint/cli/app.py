@@ -1,0 +1,104 @@
+"""The commands and their options. What a command needs is imported when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train with several methods at once: ordered, checked against each other, the data and the loss.",
+)
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="The YAML file of the run.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Keys to set, such as optimizer.lr=0.05.", show_default=False),
+]
+
+
+class Format(StrEnum):
+    """How a result is written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("counterpoint"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run in run_dir.")] = False,
+) -> None:
+    """Train a model as a config says."""
+    from counterpoint.cli.run import train_config
+
+    if resume and overwrite:
+        raise typer.BadParameter("--resume goes on with a run and --overwrite throws it away: give one of them")
+    train_config(config, overrides or [], resume=resume, overwrite=overwrite)
+
+
+@app.command()
+def check(
+    config: Config,
+    overrides: Overrides = None,
+    form: Annotated[Format, typer.Option("--format", help="How the plan or the faults are written.")] = Format.TEXT,
+) -> None:
+    """Show the plan of a config, or every fault in it; nothing is written."""
+    from counterpoint.cli.run import check_config
+
+    check_config(config, overrides or [], as_json=form is Format.JSON)
+
+
+@app.command("list")
+def list_registered(
+    check: Annotated[bool, typer.Option("--check", help="Import each and show what is broken.")] = False,
+) -> None:
+    """List every method, loss, model and data set, with its package and version."""
+    from counterpoint.cli.listing import checked, listed
+
+    lines, broken = checked() if check else (listed(), 0)
+    typer.echo("\n".join(lines))
+    if broken:
+        raise typer.Exit(1)
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A registered name.", show_default=False)]) -> None:
+    """Show the card of a method, or what a loss, a model or a data set can be set to."""
+    from counterpoint.cli.cards import show_card
+
+    show_card(name)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config, with the settings of everything installed, for editors."""
+    from counterpoint.cli.schema import print_schema
+
+    print_schema()

@@ -1,0 +1,112 @@
+"""From pydantic's validation errors to faults in the user's terms: key, value, what is allowed, and the fix."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from counterpoint.core.errors import ConfigError, nearest
+from counterpoint.core.faults import Fault
+from counterpoint.trainer.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME
+from counterpoint.trainer.settings import settings_of
+
+__all__ = ["explain"]
+
+Place = tuple[int | str, ...]
+OWN_WORDS = {
+    UNKNOWN_NAME: "unknown-algorithm",
+    BROKEN_PLUGIN: "broken-plugin",
+    NO_COMPONENT: "not-an-algorithm",
+    "value_error": "bad-setting",
+}
+"""The types of errors whose message says by itself what is allowed, and the codes of their faults."""
+
+
+def explain(
+    error: ValidationError, config: type[BaseModel], tree: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
+) -> ConfigError:
+    """Return the ``ConfigError`` that lists every fault of a config at once.
+
+    ``tree`` is what was validated as ``config``, read from ``source`` and edited by ``overrides``.
+    """
+    found = error.errors(include_url=False)
+    causes = [details for details in found if not _follows(details, found)]
+    faults = tuple(dict.fromkeys(_fault(details, config, tree, overrides) for details in causes))
+    lines = [f"{fault.message}; {fault.fix}" if fault.fix else fault.message for fault in faults]
+    if len(lines) == 1:
+        return ConfigError(f"{source}: {lines[0]}", faults)
+    return ConfigError("\n".join([f"{source}: {len(lines)} faults", *(f"  {line}" for line in lines)]), faults)
+
+
+def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
+    """Whether a list is only found too short because its items are at fault."""
+    place = details["loc"]
+    inner = (other["loc"] for other in found if len(other["loc"]) > len(place))
+    return details["type"] == "too_short" and any(other[: len(place)] == place for other in inner)
+
+
+def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, Any], overrides: Sequence[str]) -> Fault:
+    missing = details["type"] == "missing"
+    place = _within(details["loc"], tree)
+    if missing:
+        place = (*_within(details["loc"][:-1], tree), details["loc"][-1])
+    owner, depth = _owner(place, config, tree)
+    key = ".".join(map(str, place))
+    where = key + ("" if missing else _shown(details["input"])) + _origin(key, overrides)
+    setting = settings_of(owner).get(str(place[depth])) if depth == len(place) - 1 else None
+    if details["type"] == "extra_forbidden":
+        known = [*owner.model_fields, "name"] if depth else list(owner.model_fields)
+        noun = "setting" if depth else "key"
+        return Fault("bad-setting", f"{where}: there is no such {noun}", nearest(str(place[-1]), known)[2:])
+    if missing:
+        return Fault("bad-setting", f"{where}: is missing", f"write {setting.allowed}" if setting else "")
+    if details["type"] in OWN_WORDS:
+        return Fault(OWN_WORDS[details["type"]], f"{where}: {details['msg'].removeprefix('Value error, ')}", "")
+    if setting is None:
+        return Fault("bad-setting", f"{where}: {details['msg'].replace('Input should', 'must')}", "")
+    return Fault("bad-setting", f"{where}: is not allowed", f"write {setting}")
+
+
+def _within(place: Place, tree: Mapping[str, Any]) -> Place:
+    """Cut off what pydantic adds to the place of a fault for each member of a union."""
+    held: Any = tree
+    for depth, part in enumerate(place):
+        if not ((isinstance(held, Mapping) and part in held) or (isinstance(held, list) and isinstance(part, int))):
+            return place[:depth]
+        held = held[part]
+    return place
+
+
+def _owner(place: Place, config: type[BaseModel], tree: Mapping[str, Any]) -> tuple[type[BaseModel], int]:
+    """Return the class that has the faulty setting, and where in ``place`` the setting's name stands."""
+    held: Any = tree
+    owner, depth = config, 0
+    for position, part in enumerate(place[:-1], start=1):
+        held = held[part]
+        name = held.get("name") if isinstance(held, Mapping) else held
+        if isinstance(name, str) and name in ROLES[str(place[0])].names():
+            owner, depth = ROLES[str(place[0])].load(name), position
+    return owner, depth
+
+
+def _shown(value: object) -> str:
+    """Word a single value as YAML writes it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f" = {'-' if value < 0 else ''}.{'nan' if math.isnan(value) else 'inf'}"
+    if value is None or isinstance(value, bool | int | float | str):
+        return f" = {json.dumps(value, ensure_ascii=False)}"
+    return ""
+
+
+def _origin(key: str, overrides: Sequence[str]) -> str:
+    """Name the override that set a key, or that made it up."""
+    for override in reversed(overrides):
+        written = override.partition("=")[0]
+        if key == written or key.startswith(f"{written}.") or written.startswith(f"{key}."):
+            return f" (from the override {override!r})"
+    return ""

@@ -1,0 +1,100 @@
+"""The settings of a component in words: what each may hold, and what it is without being set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
+
+from counterpoint.core.durations import Duration
+
+__all__ = ["MARK", "Setting", "WithPlainDefaults", "settings_of"]
+
+MARK = "x-component"
+"""The key of a JSON Schema that stands for any component of a role."""
+
+_WORDS = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "null": "null",
+    "number": "a number",
+    "object": "a mapping",
+    "string": "text",
+}
+_LIMITS = {
+    "minimum": "at least {}",
+    "exclusiveMinimum": "above {}",
+    "maximum": "at most {}",
+    "exclusiveMaximum": "below {}",
+    "minItems": "at least {} long",
+    "maxItems": "at most {} long",
+    "pattern": "of the form {}",
+}
+
+
+class WithPlainDefaults(GenerateJsonSchema):
+    """Makes JSON Schemas whose defaults read as a config writes them."""
+
+    def encode_default(self, dft: Any) -> Any:
+        """Write a duration as text."""
+        return str(dft) if isinstance(dft, Duration) else super().encode_default(dft)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: its name, what it may hold, its default as YAML (``None`` where it must be set), what it means."""
+
+    name: str
+    allowed: str
+    default: str | None
+    description: str
+
+    def __str__(self) -> str:
+        return self.allowed if self.default is None else f"{self.allowed} (default: {self.default})"
+
+
+def settings_of(component: type[BaseModel]) -> dict[str, Setting]:
+    """Describe the settings of a component's class, in the order of their definition.
+
+    >>> from counterpoint.trainer.optim import SGD
+    >>> print(settings_of(SGD)["momentum"])
+    a number, at least 0, below 1 (default: 0.9)
+    """
+    schema = component.model_json_schema(schema_generator=WithPlainDefaults)
+    required = schema.get("required", ())
+    return {
+        name: Setting(
+            name,
+            _allowed(held, schema.get("$defs", {})),
+            None if name in required else json.dumps(held.get("default")),
+            held.get("description", ""),
+        )
+        for name, held in schema["properties"].items()
+    }
+
+
+def _allowed(held: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if "$ref" in held:
+        return _allowed(definitions[held["$ref"].rpartition("/")[2]], definitions)
+    if MARK in held:
+        return "a name, or a mapping with `name` and settings"
+    if "anyOf" in held:
+        return " or ".join(_allowed(choice, definitions) for choice in held["anyOf"])
+    if "enum" in held or "const" in held:
+        words = held.get("enum", [held.get("const")])
+        return ("one of " if len(words) > 1 else "") + ", ".join(map(str, words))
+    if "examples" in held:
+        return "such as " + ", ".join(map(str, held["examples"]))
+    if "minItems" in held and held["minItems"] == held.get("maxItems"):
+        return f"a list of {held['minItems']}"
+    limits = [words.format(_number(held[limit])) for limit, words in _LIMITS.items() if limit in held]
+    return ", ".join([_WORDS.get(held.get("type", ""), "a value"), *limits])
+
+
+def _number(limit: object) -> object:
+    return int(limit) if isinstance(limit, float) and limit.is_integer() else limit
