@@ -10,7 +10,7 @@ import pydantic
 from torch import Tensor, nn
 
 from counterpoint.core import Duration, Facts, Fault, LossSpec, Plan, Terms
-from counterpoint.core import compose as check
+from counterpoint.core.compose import compose as check
 from counterpoint.core.errors import ConfigError, PluginError, nearest
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Kind, Task
 from counterpoint.core.schedule import Clock
@@ -112,7 +112,9 @@ def _clock(
     try:
         length = Duration.parse(max_duration)
     except ValueError as error:
-        faults.append(Fault("duration-unknown", f"max_duration: {error}", f"state {terms.text('max_duration', '10ep')}"))
+        faults.append(
+            Fault("duration-unknown", f"max_duration: {error}", f"state {terms.text('max_duration', '10ep')}")
+        )
         return Clock(steps_per_epoch)
     if length.unit == "dur":
         message = f"max_duration is {length}, a share of itself"
@@ -133,7 +135,9 @@ def _loss(
         return None
     if spec is None:
         name = type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", repr(module))
-        message = f"the loss {name} does not say which targets it accepts, and running it cannot tell whether it is right"
+        message = (
+            f"the loss {name} does not say which targets it accepts, and running it cannot tell whether it is right"
+        )
         fix = f"say so: {terms.setting('loss_accepts', terms.word({'index', 'dense'}))}, with the kinds it is right for"
         faults.append(Fault("loss-unknown", message, fix, (name,)))
     return spec
