@@ -88,8 +88,8 @@ _HOMES = {
     ),
     "counterpoint.core.errors": (
         "BrokenPluginError CheckpointError CompositionError ConfigError ContractError CounterpointError DataError "
-        "DeclarationError DuplicateNameError EngineRequiredError NonFiniteLossError PluginError RunDirectoryError RunError "
-        "UnknownNameError"
+        "DeclarationError DuplicateNameError EngineRequiredError NonFiniteLossError PluginError RunDirectoryError "
+        "RunError UnknownNameError"
     ),
     "counterpoint.core.kinds": (
         "BATCH_SIZE BYTES CONTINUOUS DENSE EVALUATION_WEIGHTS FEATURES IMAGE IMAGES INDEX MIXABLE MIXING MULTI_HOT "
@@ -100,7 +100,68 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
-    *sorted(_HOME_OF),
+    "BATCH_SIZE",
+    "BYTES",
+    "CONTINUOUS",
+    "DENSE",
+    "EVALUATION_WEIGHTS",
+    "FEATURES",
+    "IMAGE",
+    "IMAGES",
+    "INDEX",
+    "MIXABLE",
+    "MIXING",
+    "MULTI_HOT",
+    "NORMALIZED",
+    "OPTIMIZER_STEP",
+    "REAL",
+    "SMOOTHING",
+    "TOKENS",
+    "UNIT",
+    "Algorithm",
+    "Axis",
+    "Batch",
+    "BatchSpec",
+    "BrokenPluginError",
+    "CheckpointError",
+    "Claim",
+    "Component",
+    "CompositionError",
+    "ConfigError",
+    "ContractError",
+    "CounterpointError",
+    "DataError",
+    "DeclarationError",
+    "DuplicateNameError",
+    "Duration",
+    "Edit",
+    "Engine",
+    "EngineRequiredError",
+    "Event",
+    "Fault",
+    "Field",
+    "Form",
+    "Kind",
+    "Law",
+    "LossSpec",
+    "NonFiniteLossError",
+    "Outcome",
+    "Plan",
+    "PluginError",
+    "Rng",
+    "RunDirectoryError",
+    "RunError",
+    "Scope",
+    "Slot",
+    "Task",
+    "Trainer",
+    "UnknownNameError",
+    "after",
+    "around",
+    "before",
+    "compose",
+    "replace",
+    "transform",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The methods' pure functions in one place: what is drawn is passed in; inputs are (N, C, H, W), the class axis is 1."""
+"""The methods' pure functions in one place: what is drawn is passed in, and the class axis is 1."""
 
 from __future__ import annotations
 

@@ -8,7 +8,9 @@ from torch import Tensor
 __all__ = ["area", "clipped_boxes", "inside"]
 
 
-def clipped_boxes(center_y: Tensor, center_x: Tensor, side_y: Tensor, side_x: Tensor, height: int, width: int) -> Tensor:
+def clipped_boxes(
+    center_y: Tensor, center_x: Tensor, side_y: Tensor, side_x: Tensor, height: int, width: int
+) -> Tensor:
     """Return the boxes of the given centres and sides, clipped at the border of the image; shape (..., 4)."""
     top, left = center_y - side_y // 2, center_x - side_x // 2
     return torch.stack(

@@ -39,8 +39,8 @@ def _holes(inputs: Tensor, boxes: Tensor) -> Tensor:
 class CutOut(Algorithm[Tensor], name="cutout"):
     """Replace square regions of each image by a constant.
 
-    Each of ``num_holes`` squares has the side ``int(length * min(H, W))`` and a centre that is uniform over the image, so
-    that a square is clipped where it crosses the border. Targets stay as they are.
+    Each of ``num_holes`` squares has the side ``int(length * min(H, W))`` and a centre that is uniform over the image,
+    so that a square is clipped where it crosses the border. Targets stay as they are.
 
     >>> CutOut(length=0.25, fill=0.5, space="unit").fill
     0.5

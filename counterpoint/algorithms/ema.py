@@ -27,7 +27,7 @@ def moving_average(average: Tensor, value: Tensor, decay: float, *, out: Tensor 
 
 
 def decay_at(update: int, decay: float, *, warmup: bool) -> float:
-    """Return the decay of an update, counted from 0: the first copies the weights, a warm-up then grows towards ``decay``.
+    """Return the decay of an update, counted from 0: the first copies the weights, later ones grow towards ``decay``.
 
     With ``warmup`` the decay of update ``t`` is ``min(decay, (1 + t) / (10 + t))``, so that early weights are soon
     forgotten.
@@ -56,8 +56,8 @@ def _values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 class EMA(Algorithm[None], name="ema"):
     """Keep an exponential moving average of the weights, and evaluate and export the model with it.
 
-    After every ``every``-th batch ``average = d * average + (1 - d) * weights`` with ``d = decay``, or where that is not
-    given ``d = 0.5 ** (every / half_life)``. The first update copies the weights. Floating buffers, such as batch
+    After every ``every``-th batch ``average = d * average + (1 - d) * weights`` with ``d = decay``, or where that is
+    not given ``d = 0.5 ** (every / half_life)``. The first update copies the weights. Floating buffers, such as batch
     norm's statistics, are averaged alike; integer ones are copied. The model trains on its own weights.
 
     >>> EMA(half_life=100).per_update

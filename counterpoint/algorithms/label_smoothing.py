@@ -29,7 +29,9 @@ def smooth_labels(targets: Tensor, smoothing: float) -> Tensor:
     https://arxiv.org/abs/1512.00567
     """
     if not targets.is_floating_point() or targets.ndim < 2:
-        raise DataError(f"smoothing takes dense targets (N, C, ...), not {targets.dtype} of shape {tuple(targets.shape)}")
+        raise DataError(
+            f"smoothing takes dense targets (N, C, ...), not {targets.dtype} of shape {tuple(targets.shape)}"
+        )
     evenly = targets.sum(1, keepdim=True).mul_(smoothing / targets.shape[1])
     return (targets * (1 - smoothing)).add_(evenly)
 

@@ -19,9 +19,9 @@ __all__ = ["MixUp", "Mixing", "mixup"]
 def mixup(inputs: Tensor, targets: Tensor, lam: float | Tensor, perm: Tensor) -> tuple[Tensor, Tensor]:
     """Mix each sample with a partner: ``lam * (x, y) + (1 - lam) * (x, y)[perm]``.
 
-    ``inputs`` is floating, (N, ...); ``targets`` is dense or otherwise floating, (N, ...); ``lam`` lies between 0 and 1,
-    one number or one a sample, (N); ``perm`` holds N int64 indices. Both results keep their dtypes. Raises ``DataError``
-    for inputs or targets that are not floating.
+    ``inputs`` is floating, (N, ...); ``targets`` is dense or otherwise floating, (N, ...); ``lam`` lies between 0 and
+    1, one number or one a sample, (N); ``perm`` holds N int64 indices. Both results keep their dtypes. Raises
+    ``DataError`` for inputs or targets that are not floating.
 
     >>> x, y = mixup(torch.tensor([[0.0], [1.0]]), torch.eye(2), 0.75, torch.tensor([1, 0]))
     >>> x.flatten(), y[0]

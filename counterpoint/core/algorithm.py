@@ -35,15 +35,15 @@ Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(_tuple_of_names)]
 class Algorithm(BaseModel, Generic[DrawsT]):
     """One training method: its hyperparameters as fields, its effects as decorated methods.
 
-    A subclass states its registered name, ``class MixUp(Algorithm[Mixing], name="mixup")`` (without it, the class's name
-    in snake_case); ``shared=True`` gives every rank the same draws. ``tasks`` are the tasks for which the method has a
-    meaning (``None``: all), ``min_batch`` the smallest batch it can work on. Instances are frozen and remember
+    A subclass states its registered name, ``class MixUp(Algorithm[Mixing], name="mixup")`` (without it, the class's
+    name in snake_case); ``shared=True`` gives every rank the same draws. ``tasks`` are the tasks for which the method
+    has a meaning (``None``: all), ``min_batch`` the smallest batch it can work on. Instances are frozen and remember
     nothing: what a method keeps between steps is what its ``init`` returns.
 
     Every algorithm takes ``start`` and ``end`` (durations, end exclusive), ``every`` (acts on each n-th batch from
     ``start``), ``p`` (a coin for each batch), ``after`` and ``before`` (ids of others), and ``id`` (how others and the
-    plan name it). A setting that is unknown or out of range raises pydantic's ``ValidationError``; a class that declares
-    its effects wrongly raises ``DeclarationError`` when it is created.
+    plan name it). A setting that is unknown or out of range raises pydantic's ``ValidationError``; a class that
+    declares its effects wrongly raises ``DeclarationError`` when it is created.
 
     >>> from counterpoint.algorithms import MixUp
     >>> MixUp(alpha=0.4, end="0.9dur").identity

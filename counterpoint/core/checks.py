@@ -15,9 +15,7 @@ from counterpoint.core.member import Member
 __all__ = ["check_members"]
 
 
-def check_members(
-    members: Sequence[Member], loss: LossSpec | None, facts: Facts, terms: Terms
-) -> Iterator[Fault]:
+def check_members(members: Sequence[Member], loss: LossSpec | None, facts: Facts, terms: Terms) -> Iterator[Fault]:
     """Find every fault that the members have whatever their order."""
     for member in members:
         for leaf in member.leaves:
@@ -88,12 +86,9 @@ def _slots(members: Sequence[Member], loss: LossSpec | None, terms: Terms) -> It
 
 
 def _claims(member: Member) -> set[Claim]:
-    return {
-        claim
-        for leaf in member.leaves
-        for effect in (*leaf.declaration.transforms, *leaf.declaration.hooks)
-        for claim in effect.claims
-    }
+    declarations = [leaf.declaration for leaf in member.leaves]
+    transforms = {claim for declared in declarations for effect in declared.transforms for claim in effect.claims}
+    return transforms | {claim for declared in declarations for effect in declared.hooks for claim in effect.claims}
 
 
 def _clash(one: str, other: str, mine: Claim, theirs: Claim, *, both_listed: bool, terms: Terms) -> Fault:

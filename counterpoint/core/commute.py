@@ -55,7 +55,11 @@ def convention(first: TransformEffect, second: TransformEffect) -> Verdict:
     """Return what the stated conventions say of two transforms that do not commute; the first match wins."""
     for rule, early, reason in (
         ("resizing-first", lambda effect: effect.resizes, "what changes the size of the inputs comes first"),
-        ("single-before-across", lambda effect: not effect.across_samples, "edits of single samples come before mixing"),
+        (
+            "single-before-across",
+            lambda effect: not effect.across_samples,
+            "edits of single samples come before mixing",
+        ),
         ("filling-last", lambda effect: not effect.fills, "constant regions would be edited by what comes after"),
     ):
         if early(first) != early(second):

@@ -135,9 +135,7 @@ def _walk(
     return steps
 
 
-def _unmet(
-    node: StepNode, part: Field, kind: Kind, needs: frozenset[Kind], facts: Facts, terms: Terms
-) -> Fault:
+def _unmet(node: StepNode, part: Field, kind: Kind, needs: frozenset[Kind], facts: Facts, terms: Terms) -> Fault:
     message = f"{node.name} edits {part.value} of kind {names(needs)}, and gets {kind}"
     fix = f"leave {node.name} out"
     if part is Field.INPUTS and kind == facts.inputs:
@@ -153,7 +151,8 @@ def _unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, terms: T
     )
     cause = f", because of {', '.join(editors)}" if editors else ""
     message = f"the loss {loss.name} accepts {names(loss.accepts)} targets, and would get {kind}{cause}"
-    fix = f"use a loss that accepts {kind} targets, or, if this one is right for them, say so in {terms.setting('loss_accepts', terms.word({kind.name}))}"
+    said = terms.setting("loss_accepts", terms.word({kind.name}))
+    fix = f"use a loss that accepts {kind} targets, or, if this one is right for them, say so in {said}"
     return Fault("loss-targets", message, fix, (loss.name, *editors))
 
 

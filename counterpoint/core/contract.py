@@ -27,8 +27,8 @@ def check_batch(plan: Plan, batch: Batch) -> Batch:
     """
     if batch.inputs.ndim == 0 or batch.targets.ndim == 0 or len(batch.inputs) != len(batch.targets):
         raise DataError(
-            f"inputs of shape {tuple(batch.inputs.shape)} and targets of shape {tuple(batch.targets.shape)} are no batch: "
-            "their first axes must be equally long"
+            f"inputs of shape {tuple(batch.inputs.shape)} and targets of shape {tuple(batch.targets.shape)} are no "
+            "batch: their first axes must be equally long"
         )
     _check_inputs(batch.inputs, batch.inputs_kind)
     if batch.targets_kind == INDEX:
@@ -37,7 +37,9 @@ def check_batch(plan: Plan, batch: Batch) -> Batch:
             return batch
         batch = _given_dense(plan, batch)
     elif not batch.targets.is_floating_point():
-        raise DataError(f"{batch.task} takes {batch.targets_kind} targets, which are floating, not {batch.targets.dtype}")
+        raise DataError(
+            f"{batch.task} takes {batch.targets_kind} targets, which are floating, not {batch.targets.dtype}"
+        )
     _check_values(batch.targets, batch.targets_kind, batch.num_classes)
     return batch
 
@@ -46,12 +48,12 @@ def _given_dense(plan: Plan, batch: Batch) -> Batch:
     converts = any(isinstance(step.work, Conversion) for step in plan.steps)
     if not converts and plan.loss_spec is not None and DENSE not in plan.loss_spec.accepts:
         raise DataError(
-            f"targets of dtype {batch.targets.dtype} are dense, and the loss {plan.loss_spec.name} accepts class indices"
+            f"targets of dtype {batch.targets.dtype} are dense, and the loss {plan.loss_spec.name} takes class indices"
         )
     if batch.targets.ndim < 2:
         raise DataError(
-            f"targets of dtype {batch.targets.dtype} and shape {tuple(batch.targets.shape)}: class indices are integers "
-            "of shape (N) or (N, positions), dense targets floating of shape (N, C) or (N, C, positions)"
+            f"targets of dtype {batch.targets.dtype} and shape {tuple(batch.targets.shape)}: class indices are "
+            "integers of shape (N) or (N, positions), dense targets floating of shape (N, C) or (N, C, positions)"
         )
     return replace(batch, targets_kind=DENSE)
 
@@ -80,7 +82,9 @@ def _check_values(targets: Tensor, kind: Kind, num_classes: int | None) -> None:
     if kind not in (DENSE, MULTI_HOT):
         return
     if num_classes is not None and (targets.ndim < 2 or targets.shape[1] != num_classes):
-        raise DataError(f"{kind} targets for {num_classes} classes are (N, {num_classes}, ...), not {tuple(targets.shape)}")
+        raise DataError(
+            f"{kind} targets for {num_classes} classes are (N, {num_classes}, ...), not {tuple(targets.shape)}"
+        )
     if targets.device.type != "cpu" or targets.numel() == 0:
         return
     wrong = f"{kind} targets must be finite and at least 0; found"
@@ -107,7 +111,9 @@ def check_step(step: BatchStep, before: Batch, after: Batch) -> None:
         (Field.TARGETS, before.targets, after.targets),
     ):
         if part not in edited and new is not old:
-            raise ContractError(f"{step.name} edits {part.value} and does not declare it: add {part.value}=... to @transform")
+            raise ContractError(
+                f"{step.name} edits {part.value} and does not declare it: add {part.value}=... to @transform"
+            )
         resized = any(effect.edits[part].resizes for effect in step.effects if part in effect.edits)
         converted = step.before[part] != step.after[part]
         if new.shape != old.shape and not (resized or converted):

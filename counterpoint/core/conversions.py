@@ -32,8 +32,8 @@ def dense_targets(
     if target.is_floating_point():
         if target.ndim < 2 or target.shape[1] != num_classes:
             raise DataError(
-                f"dense targets of shape {tuple(target.shape)} for {num_classes} classes: the class axis is the second, "
-                f"(N, {num_classes}) or (N, {num_classes}, positions)"
+                f"dense targets of shape {tuple(target.shape)} for {num_classes} classes: the class axis is the "
+                f"second, (N, {num_classes}) or (N, {num_classes}, positions)"
             )
         return target.to(torch.promote_types(target.dtype, dtype))
     if target.dtype == torch.bool or target.is_complex() or target.ndim < 1:

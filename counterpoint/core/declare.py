@@ -149,7 +149,9 @@ def _check_hook(effect: HookEffect, method: Callable[..., Any]) -> None:
             line, "a hook that names no field it reads or writes cannot be checked", 'reads="parameters", for example'
         )
     if not effect.restores <= effect.writes:
-        raise DeclarationError(line, "only what is written can be restored", 'writes="parameters", restores="parameters"')
+        raise DeclarationError(
+            line, "only what is written can be restored", 'writes="parameters", restores="parameters"'
+        )
     replaces = effect.phase is Phase.REPLACE
     _expect_arguments(method, 4 if replaces else 3, "(self, state, scope, run)" if replaces else "(self, state, scope)")
     if inspect.isgeneratorfunction(method) is not (effect.phase is Phase.AROUND):
@@ -197,7 +199,9 @@ def _fields(given: Fields, method: str) -> frozenset[Field]:
     known = [part.value for part in Field]
     for word in words:
         if word not in known:
-            raise DeclarationError(f"{word!r} in the declaration of {method}", "no such field", nearest(word, known)[2:])
+            raise DeclarationError(
+                f"{word!r} in the declaration of {method}", "no such field", nearest(word, known)[2:]
+            )
     return frozenset(Field(word) for word in words)
 
 
@@ -215,7 +219,7 @@ def collect(cls: type) -> Declaration:
             elif name in effects:
                 raise DeclarationError(
                     f"def {name}(...) in {cls.__name__}",
-                    f"it replaces a declared method of {base.__mro__[1].__name__}, and its own effects are not declared",
+                    f"it replaces a declared method of {base.__mro__[1].__name__} without declaring its own effects",
                     f"decorate {name} again with what it does",
                 )
     return Declaration(

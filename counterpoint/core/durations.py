@@ -40,7 +40,9 @@ class Duration:
             return text
         match = _FORM.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise ValueError(f"{text!r} is no duration: write epochs as '10ep', batches as '500ba', a share as '0.9dur'")
+            raise ValueError(
+                f"{text!r} is no duration: write epochs as '10ep', batches as '500ba', a share as '0.9dur'"
+            )
         value, unit = float(match[1]), match[2]
         if not math.isfinite(value):
             raise ValueError(f"{text!r} is not finite")

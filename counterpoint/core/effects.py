@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from typing import Any
 
 from counterpoint.core.events import Event
@@ -44,7 +44,9 @@ class Edit:
     resizes: bool = False
 
 
-def _edit(form: Form, *, acts: Collection[Axis] = (), varies: Collection[Axis] = (), fills: float | None = None) -> Edit:
+def _edit(
+    form: Form, *, acts: Collection[Axis] = (), varies: Collection[Axis] = (), fills: float | None = None
+) -> Edit:
     return Edit(frozenset(), acts=frozenset(acts), varies=frozenset(varies), form=form, fills=fills)
 
 
@@ -119,7 +121,7 @@ class TransformEffect:
         return any(edit.resizes for edit in self.edits.values())
 
 
-class Phase(str, Enum):
+class Phase(StrEnum):
     """When a hook runs, seen from the span it belongs to."""
 
     BEFORE = "before"
@@ -166,7 +168,9 @@ class Declaration:
         return replace(
             self,
             transforms=tuple(
-                replace(t, claims=tuple(claim.of(amounts[t.method]) for claim in t.claims)) if t.method in amounts else t
+                replace(t, claims=tuple(claim.of(amounts[t.method]) for claim in t.claims))
+                if t.method in amounts
+                else t
                 for t in self.transforms
             ),
         )

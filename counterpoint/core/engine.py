@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from counterpoint.core.batch import Batch
 from counterpoint.core.effects import Phase
-from counterpoint.core.errors import CounterpointError
+from counterpoint.core.errors import ContractError, CounterpointError
 from counterpoint.core.events import Event
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import HookStep, Plan
@@ -34,13 +34,28 @@ class _Handler:
     call: _Hook
 
 
+@dataclass(frozen=True)
+class _Resume:
+    """Resumes a hook around a span with the outcome; an ExitStack calls it whatever happened."""
+
+    hook: Generator[None, Outcome, None]
+    owner: str
+
+    def __call__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        try:
+            self.hook.send(Outcome(error))
+        except StopIteration:
+            return False
+        raise ContractError(f"{self.owner} yields more than once around a span: yield once, then restore")
+
+
 class Engine:
     """Runs a plan in a loop that fires events; ``Event`` draws that loop.
 
     Creating the engine runs the surgery of the plan's ``SETUP`` hooks on ``model`` and makes the state of every
     algorithm. ``optimizer`` may be given here, or set later as an attribute, as it must where the plan has surgery.
-    ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` is what changes the
-    parameters in a step (default ``optimizer.step``).
+    ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` is what changes
+    the parameters in a step (default ``optimizer.step``).
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3)
@@ -91,37 +106,33 @@ class Engine:
     @contextmanager
     def span(self, event: Event) -> Iterator[None]:
         """Fire a span of the loop: its hooks run before, around and after the body."""
-        around = self._enter(event)
-        try:
+        with ExitStack() as entered:
+            self._enter(event, entered)
             yield
-        except BaseException as error:
-            self._leave(around, Outcome(error))
-            raise
-        self._leave(around, Outcome())
         for handler in self._acting(event, Phase.AFTER):
             self._call(handler)
 
-    def fit(self) -> Any:
+    def fit(self) -> AbstractContextManager[None]:
         """Return the span of the whole training."""
         return self.span(Event.FIT)
 
-    def epoch(self) -> Any:
+    def epoch(self) -> AbstractContextManager[None]:
         """Return the span of one pass over the data."""
         return self.span(Event.EPOCH)
 
-    def evaluation(self) -> Any:
+    def evaluation(self) -> AbstractContextManager[None]:
         """Return the span in which the model holds the weights for evaluation and export."""
         return self.span(Event.EVALUATION)
 
-    def forward(self) -> Any:
+    def forward(self) -> AbstractContextManager[None]:
         """Return the span of a forward pass."""
         return self.span(Event.FORWARD)
 
-    def loss(self) -> Any:
+    def loss(self) -> AbstractContextManager[None]:
         """Return the span of computing the loss."""
         return self.span(Event.LOSS)
 
-    def backward(self) -> Any:
+    def backward(self) -> AbstractContextManager[None]:
         """Return the span of a backward pass."""
         return self.span(Event.BACKWARD)
 
@@ -194,34 +205,13 @@ class Engine:
 
         return instead
 
-    def _enter(self, event: Event) -> list[Generator[None, Outcome, None]]:
-        entered: list[Generator[None, Outcome, None]] = []
-        try:
-            for handler in self._acting(event, Phase.BEFORE):
-                self._call(handler)
-            for handler in self._acting(event, Phase.AROUND):
-                hook = handler.call(self._state(handler), self._scope(handler))
-                next(hook)
-                entered.append(hook)
-        except BaseException as error:
-            self._leave(entered, Outcome(error))
-            raise
-        return entered
-
-    def _leave(self, entered: Sequence[Generator[None, Outcome, None]], outcome: Outcome) -> None:
-        """Resume every hook with the outcome, the last entered first, whatever happens in the others."""
-        failure: BaseException | None = None
-        for hook in reversed(entered):
-            try:
-                hook.send(outcome)
-            except StopIteration:
-                continue
-            except BaseException as error:
-                failure = failure or error
-            else:
-                failure = failure or CounterpointError(f"the hook {hook.__qualname__} yields more than once")
-        if failure is not None:
-            raise failure from outcome.error
+    def _enter(self, event: Event, entered: ExitStack) -> None:
+        for handler in self._acting(event, Phase.BEFORE):
+            self._call(handler)
+        for handler in self._acting(event, Phase.AROUND):
+            hook = handler.call(self._state(handler), self._scope(handler))
+            next(hook)
+            entered.push(_Resume(hook, handler.step.name))
 
     def _acting(self, event: Event, phase: Phase) -> Sequence[_Handler]:
         handlers = self._handlers.get((event, phase), ())

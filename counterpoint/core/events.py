@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["Event"]
 
 
-class Event(str, Enum):
+class Event(StrEnum):
     """A span of the training loop, at whose start and end methods may act.
 
     This is the whole loop, and the one place where it is drawn::

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from counterpoint.core.kinds import Kind, Task
@@ -22,7 +22,7 @@ class Facts:
     inputs: Kind
     num_classes: int | None = None
     batch_size: int | None = None
-    clock: Clock = Clock()
+    clock: Clock = field(default_factory=Clock)
     seed: int = 0
 
     def to_data(self) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
 __all__ = [
     "BATCH_SIZE",
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 
-class Field(str, Enum):
+class Field(StrEnum):
     """A part of training that a method may read or edit."""
 
     INPUTS = "inputs"
@@ -50,7 +51,7 @@ class Field(str, Enum):
     OPTIMIZER = "optimizer"
 
 
-class Axis(str, Enum):
+class Axis(StrEnum):
     """A direction of a batch along which an edit may mix values or differ."""
 
     SAMPLE = "sample"
@@ -70,7 +71,7 @@ class Kind:
 
     name: str
     field: Field
-    meaning: str = field(default="", compare=False)
+    meaning: str = dataclasses.field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.name
@@ -137,7 +138,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Claim:
-    """A method's word that it owns a slot, alone unless ``shared``; ``amount`` says how much, where that has a meaning."""
+    """A method's word that it owns a slot, alone unless ``shared``; ``amount`` says how much of it."""
 
     slot: Slot
     shared: bool = False

@@ -42,9 +42,7 @@ class Member:
         return self.algorithm.shared
 
 
-def enlist(
-    given: Sequence[object], resolve: Resolver, clock: Clock, terms: Terms
-) -> tuple[list[Member], list[Fault]]:
+def enlist(given: Sequence[object], resolve: Resolver, clock: Clock, terms: Terms) -> tuple[list[Member], list[Fault]]:
     """Make members of the list that a user gave; every fault is found, and faulty items are left out."""
     members: list[Member] = []
     faults: list[Fault] = []
@@ -80,8 +78,10 @@ def _schedule(
         end = None if algorithm.end is None else clock.batches(algorithm.end)
     except LookupError as unknown:
         fact = str(unknown.args[0])
-        message = f"{identity} counts its start or end in {'epochs' if fact == 'steps_per_epoch' else 'shares of the run'}"
-        fix = f"state {terms.setting(fact, '100' if fact == 'steps_per_epoch' else '10ep')}, or count batches, as '500ba'"
+        message = f"{identity} counts its start or end in {unit}"
+        fix = (
+            f"state {terms.setting(fact, '100' if fact == 'steps_per_epoch' else '10ep')}, or count batches, as '500ba'"
+        )
         faults.append(Fault("duration-unknown", f"{message}, and {fact} is not stated", fix, (identity,)))
         return None
     if end is not None and end <= start:
@@ -100,7 +100,7 @@ def _duplicates(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
         if count > 1:
             yield Fault(
                 "duplicate-id",
-                f"{count} methods of the list go by the name {identity!r}, so draws and orders could not tell them apart",
+                f"{count} methods of the list go by the name {identity!r}, so neither draws nor orders tell them apart",
                 f"give each an id of its own, as {terms.text('id', identity + '_2')}",
                 (identity,),
             )

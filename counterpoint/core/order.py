@@ -122,7 +122,9 @@ def arrange(nodes: Sequence[Node], edges: Sequence[Edge]) -> Order:
             order.pairs.append(_pair(nodes, edge.second, edge.first, "overruled", edge))
     order.sequence = _sequence(nodes, closure)
     overruled = {(pair.first, pair.second) for pair in order.pairs if pair.outcome == "overruled"}
-    order.pairs += [pair for pair in _moved(nodes, order.sequence, decided) if (pair.first, pair.second) not in overruled]
+    order.pairs += [
+        pair for pair in _moved(nodes, order.sequence, decided) if (pair.first, pair.second) not in overruled
+    ]
     return order
 
 
@@ -151,6 +153,8 @@ def _moved(nodes: Sequence[Node], sequence: Sequence[int], decided: dict[tuple[i
         for second in sequence[place + 1 :]:
             if second < first and nodes[first].listed and nodes[second].listed:
                 edge = decided.get((first, second))
-                free = Edge(first, second, Rank.LISTED, "commuting", "they commute, so one canonical order serves all lists")
+                free = Edge(
+                    first, second, Rank.LISTED, "commuting", "they commute, so one canonical order serves all lists"
+                )
                 moved.append(_pair(nodes, first, second, "moved", edge or free))
     return moved

@@ -49,9 +49,9 @@ class HookStep:
 class Plan:
     """An order of steps that has been proved to fit: made by ``compose``, never by hand.
 
-    ``plan(inputs, targets, step=…)`` edits a batch; ``plan.loss(outputs, targets)`` is the loss, exact on the targets that
-    the plan gives; ``plan.order`` names the steps; ``print(plan.explain())`` shows them with the kinds between and who
-    decided the order; ``plan.fingerprint`` is equal for plans that do the same.
+    ``plan(inputs, targets, step=…)`` edits a batch; ``plan.loss(outputs, targets)`` is the loss, exact on the targets
+    that the plan gives; ``plan.order`` names the steps; ``print(plan.explain())`` shows them with the kinds between and
+    who decided the order; ``plan.fingerprint`` is equal for plans that do the same.
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3, seed=17)
@@ -124,7 +124,12 @@ class Plan:
             "algorithms": sorted((_member_data(member) for member in self.members), key=lambda data: str(data["id"])),
             "steps": [_step_data(step) for step in self.steps],
             "hooks": [
-                {"name": hook.name, "method": hook.effect.method, "event": hook.effect.event, "phase": hook.effect.phase}
+                {
+                    "name": hook.name,
+                    "method": hook.effect.method,
+                    "event": hook.effect.event,
+                    "phase": hook.effect.phase,
+                }
                 for hook in self.hooks
             ],
         }

@@ -26,7 +26,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The batches on which a method may act: from ``start`` to ``end`` (exclusive), each ``every``-th, by a coin ``p``."""
+    """When a method may act: from ``start`` to ``end`` (exclusive), on each ``every``-th batch, by a coin ``p``."""
 
     start: int = 0
     end: int | None = None

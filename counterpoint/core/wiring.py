@@ -138,9 +138,7 @@ def _wishes(steps: Sequence[StepNode] | Sequence[HookNode], i: int, j: int) -> I
             yield Edge(first, second, Rank.WISH, "wish", reason)
 
 
-def _wants(
-    wisher: StepNode | HookNode, other: StepNode | HookNode, wish: Callable[[Member], tuple[str, ...]]
-) -> bool:
+def _wants(wisher: StepNode | HookNode, other: StepNode | HookNode, wish: Callable[[Member], tuple[str, ...]]) -> bool:
     return isinstance(wisher.work, Member) and other.identity in wish(wisher.work)
 
 
