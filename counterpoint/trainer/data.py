@@ -1,0 +1,179 @@
+"""The data sets that ship with the trainer: scikit-learn's digits, and folders of images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from counterpoint.core.errors import DataError
+from counterpoint.core.rng import Rng
+from counterpoint.trainer import images
+from counterpoint.trainer.spec import Component, DataModule, DatasetConfig, DataSpec, Example, RandomDataset
+
+__all__ = ["Component", "DataModule", "DataSpec", "DatasetConfig", "Digits", "ImageFolder", "RandomDataset"]
+
+DIGITS_MEAN, DIGITS_STD = 0.30538, 0.37612
+_DIGITS_EVALUATION = 360
+
+# YAML gives lists where these are tuples; their numbers stay strict.
+_Number = Annotated[float, Field(strict=True)]
+_Positive = Annotated[float, Field(strict=True, gt=0)]
+_Pair = Annotated[tuple[_Positive, _Positive], Field(strict=False)]
+_Mean = Annotated[tuple[_Number, _Number, _Number], Field(strict=False)]
+_Std = Annotated[tuple[_Positive, _Positive, _Positive], Field(strict=False)]
+
+
+@dataclass(frozen=True)
+class _Tensors(Dataset[Example]):
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.inputs[index], self.targets[index]
+
+
+class Digits(DatasetConfig):
+    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn.
+
+    A fixed split, stratified by class, keeps 360 images for evaluation. Inputs are float32 (1, 8, 8), normalised by
+    the mean 0.30538 and the standard deviation 0.37612 of the training pixels, where 1 is full ink.
+
+    >>> data = Digits().build()
+    >>> len(data.train), len(data.evaluation), data.train[0][0].shape
+    (1437, 360, torch.Size([1, 8, 8]))
+    """
+
+    def build(self) -> DataModule:
+        """Make the data sets; nothing is downloaded."""
+        # scikit-learn takes a second to import, which only runs on digits should pay.
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+
+        digits = load_digits()
+        pixels = torch.from_numpy(digits.images).to(torch.float32)[:, None] / 16
+        inputs, targets = (pixels - DIGITS_MEAN) / DIGITS_STD, torch.from_numpy(digits.target).to(torch.int64)
+        train, evaluation = train_test_split(
+            np.arange(len(inputs)), test_size=_DIGITS_EVALUATION, stratify=digits.target, random_state=0
+        )
+        names = tuple(str(name) for name in digits.target_names)
+        return DataModule(
+            _Tensors(inputs[train], targets[train]),
+            _Tensors(inputs[evaluation], targets[evaluation]),
+            DataSpec("multiclass", "normalized", (1, 8, 8), len(names), names),
+        )
+
+
+class ImageFolder(DatasetConfig):
+    """PNG and JPEG files in ``root/train/<class>/`` and ``root/val/<class>/``, decoded with Pillow.
+
+    Inputs are float32 (3, size, size), scaled to 0 to 1 and normalised for each channel. ``augment`` says what is
+    random in training:
+
+    - ``resized_crop``: a random part of the image, scaled to the size (Szegedy et al., CVPR 2015,
+      https://arxiv.org/abs/1409.4842), flipped with probability ``flip``;
+    - ``shift``: the middle of the image, scaled to the size, shifted by up to ``padding`` pixels each
+      way, with the mean colour where nothing is left, and flipped;
+    - ``none``: the middle of the image, scaled to the size.
+
+    Evaluation takes the square in the middle whose side is ``evaluation_crop`` of the shorter side.
+
+    Before training every file is read through, so that a broken one stops the run at once. On one core that takes
+    about 0.1 ms for a small PNG and 2 ms for a photograph of 500x375 pixels; all cores share the work.
+    """
+
+    root: str = Field(min_length=1, description="the folder that holds the two below")
+    train: str = Field(default="train", min_length=1, description="folder of the training images in root")
+    evaluation: str = Field(default="val", min_length=1, description="folder of the evaluation images in root")
+    size: int = Field(default=224, ge=1, description="side of the images that the model gets, in pixels")
+    augment: Literal["resized_crop", "shift", "none"] = Field(default="resized_crop", description="what is random")
+    flip: float = Field(default=0.5, ge=0, le=1, description="probability of a flip from left to right in training")
+    scale: _Pair = Field(default=(0.08, 1.0), description="resized_crop: smallest and largest share of the area")
+    ratio: _Pair = Field(default=(3 / 4, 4 / 3), description="resized_crop: smallest and largest width / height")
+    padding: int = Field(default=4, ge=0, description="shift: largest shift each way, in pixels")
+    evaluation_crop: float = Field(
+        default=0.875, gt=0, le=1, description="evaluation: side of the square in the middle"
+    )
+    mean: _Mean = Field(default=(0.485, 0.456, 0.406), description="of each channel, ImageNet's by default")
+    std: _Std = Field(default=(0.229, 0.224, 0.225), description="of each channel, ImageNet's by default")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ImageFolder:
+        for name, (low, high), most in (("scale", self.scale, 1.0), ("ratio", self.ratio, float("inf"))):
+            if low > high or high > most:
+                limit = " and at most 1" if most == 1 else ""
+                raise ValueError(f"{name} is (smallest, largest){limit}, and was given ({low}, {high})")
+        return self
+
+    def build(self) -> DataModule:
+        """List and check the files.
+
+        Raises ``DataError`` if a folder is missing, a class is empty, the two folders differ in their classes, or an
+        image is broken.
+        """
+        train = images.list_classes(Path(self.root) / self.train, "train")
+        evaluation = images.list_classes(Path(self.root) / self.evaluation, "evaluation")
+        if differing := sorted(train.keys() ^ evaluation.keys()):
+            raise DataError(
+                f"data.root: these classes have a folder in only one of {self.train!r} and {self.evaluation!r}: "
+                f"{', '.join(map(repr, differing))}; each class needs both"
+            )
+        images.check_images([path for classes in (train, evaluation) for files in classes.values() for path in files])
+        spec = DataSpec("multiclass", "normalized", (3, self.size, self.size), len(train), tuple(train))
+        return DataModule(_TrainImages(train, self), _EvaluationImages(evaluation, self), spec)
+
+
+def _flat(classes: dict[str, list[Path]]) -> tuple[list[Path], list[int]]:
+    """List every file, and the index of its class."""
+    pairs = [(path, label) for label, files in enumerate(classes.values()) for path in files]
+    return [path for path, _ in pairs], [label for _, label in pairs]
+
+
+class _EvaluationImages(Dataset[Example]):
+    def __init__(self, classes: dict[str, list[Path]], config: ImageFolder) -> None:
+        self._paths, self._labels = _flat(classes)
+        self._config = config
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Example:
+        image, config = images.open_image(self._paths[index]), self._config
+        box = images.centre_box(*image.size, config.evaluation_crop)
+        return images.to_tensor(_resized(image, config.size, box), config.mean, config.std), self._labels[index]
+
+
+class _TrainImages(RandomDataset):
+    def __init__(self, classes: dict[str, list[Path]], config: ImageFolder) -> None:
+        self._paths, self._labels = _flat(classes)
+        self._config = config
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def example(self, index: int, rng: Rng) -> Example:
+        """Decode the image at ``index`` and crop and flip it as ``rng`` says."""
+        image, config = images.open_image(self._paths[index]), self._config
+        box = images.centre_box(*image.size, 1.0)
+        if config.augment == "resized_crop":
+            box = images.random_box(*image.size, config.scale, config.ratio, rng)
+        tensor = images.to_tensor(_resized(image, config.size, box), config.mean, config.std)
+        if config.augment == "shift":
+            tensor = images.shift(tensor, config.padding, rng)
+        if config.augment != "none" and rng.coin(config.flip):
+            tensor = tensor.flip(-1)
+        return tensor, self._labels[index]
+
+
+def _resized(image: Image.Image, size: int, box: images.Box) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

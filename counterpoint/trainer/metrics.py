@@ -1,0 +1,140 @@
+"""What a run measures: sums over the examples of an epoch, shared between processes by torchmetrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from counterpoint.trainer.spec import DataSpec
+
+__all__ = ["EvaluationMetrics", "ExpectedAccuracy", "MeanLoss", "TrainingMetrics"]
+
+
+class _Mean(Metric):
+    """A weighted mean; its sums are float64, or float32 on Apple's GPUs, which have no float64."""
+
+    full_state_update = False
+    total: Tensor
+    weight: Tensor
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        super().__init__()
+        self._sums = torch.float32 if torch.device(device).type == "mps" else torch.float64
+        self.add_state("total", torch.zeros((), dtype=self._sums), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros((), dtype=self._sums), dist_reduce_fx="sum")
+        self.persistent(True)
+        self.to(device)
+
+    def compute(self) -> Tensor:
+        """Return the mean; NaN before the first batch."""
+        return self.total / self.weight
+
+
+class MeanLoss(_Mean):
+    """The mean loss over examples, each batch's mean weighted by what it was divided by.
+
+    >>> import torch
+    >>> metric = MeanLoss()
+    >>> metric.update(torch.tensor(1.0), 30)
+    >>> metric.update(torch.tensor(2.0), 10)
+    >>> metric.compute().item()
+    1.25
+    """
+
+    def update(self, loss: Tensor, weight: Tensor | float) -> None:
+        """Add a batch of mean ``loss`` that counts ``weight`` times."""
+        self.total += loss.detach().to(self._sums) * weight
+        self.weight += weight
+
+
+class ExpectedAccuracy(_Mean):
+    """The mean, over examples, of the probability that the targets give to the class that the model predicts.
+
+    On targets that are certain this is the accuracy. On mixed ones it stays below 1 even for a perfect model.
+
+    >>> metric = ExpectedAccuracy()
+    >>> metric.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([[0.75, 0.25], [0.0, 1.0]]))
+    >>> metric.compute().item()
+    0.875
+    """
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: logits (N, C), and class probabilities (N, C) or class indices (N), which are certain."""
+        predicted = outputs.detach().argmax(1)
+        correct = targets.gather(1, predicted[:, None]) if targets.is_floating_point() else predicted == targets
+        self.total += correct.sum(dtype=self._sums)
+        self.weight += len(targets)
+
+
+class TrainingMetrics:
+    """Loss and, for ``multiclass``, accuracy over the training batches of an epoch, as they were trained on.
+
+    On dense targets the accuracy is called ``expected_accuracy``, because it is another quantity.
+    """
+
+    def __init__(self, spec: DataSpec, *, dense: bool, device: torch.device | str = "cpu") -> None:
+        self._metrics: dict[str, Metric] = {"loss": MeanLoss(device)}
+        self._accuracy = "expected_accuracy" if dense else "accuracy"
+        if spec.task == "multiclass":
+            self._metrics[self._accuracy] = ExpectedAccuracy(device)
+
+    def update(self, loss: Tensor, weight: Tensor | float, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch, or a part of one; nothing is copied to the host."""
+        self._metrics["loss"].update(loss, weight)
+        if self._accuracy in self._metrics:
+            self._metrics[self._accuracy].update(outputs, targets)
+
+    def local_accuracy(self) -> dict[str, float]:
+        """Return the accuracy so far in this process, without waiting for others."""
+        metric = self._metrics.get(self._accuracy)
+        return {self._accuracy: float(metric.total / metric.weight)} if isinstance(metric, ExpectedAccuracy) else {}
+
+    def compute(self) -> dict[str, float]:
+        """Return each mean since the last reset, over all processes."""
+        return _values("train", self._metrics)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        for metric in self._metrics.values():
+            metric.reset()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the sums over all processes, under names such as ``loss.total``."""
+        state: dict[str, Tensor] = {}
+        for name, metric in self._metrics.items():
+            with metric.sync_context():
+                state |= {f"{name}.{key}": value.clone() for key, value in metric.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor], *, share: float = 1.0) -> None:
+        """Take up sums that ``state_dict`` returned, times ``share``: 1 in one process, 0 in the others."""
+        for name, metric in self._metrics.items():
+            metric.load_state_dict({key: state[f"{name}.{key}"] * share for key in ("total", "weight")})
+
+
+class EvaluationMetrics:
+    """Loss and, for ``multiclass``, accuracy over the evaluation data."""
+
+    def __init__(self, spec: DataSpec, *, device: torch.device | str = "cpu") -> None:
+        self._metrics: dict[str, Metric] = {"loss": MeanLoss(device)}
+        if spec.task == "multiclass" and spec.num_classes is not None:
+            accuracy = MulticlassAccuracy(spec.num_classes, average="micro", validate_args=False)
+            self._metrics["accuracy"] = accuracy.to(device)
+
+    def update(self, loss: Tensor, weight: Tensor | float, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: its mean loss and what that was divided by, logits (N, C), and class indices (N)."""
+        self._metrics["loss"].update(loss, weight)
+        if "accuracy" in self._metrics:
+            self._metrics["accuracy"].update(outputs, targets)
+
+    def compute(self) -> dict[str, float]:
+        """Return each mean over all processes."""
+        return _values("evaluation", self._metrics)
+
+
+def _values(prefix: str, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    return {f"{prefix}_{name}": float(metric.compute()) for name, metric in metrics.items()}

@@ -1,0 +1,94 @@
+"""What the parts of a run tell each other about the data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sized
+from dataclasses import dataclass
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from counterpoint.core.rng import Rng
+
+__all__ = ["Component", "DataModule", "DataSpec", "DatasetConfig", "Example", "RandomDataset", "SizedDataset"]
+
+Example = tuple[Tensor, int | Tensor]
+"""One item of a data set: its input, and its target (for classification the class index)."""
+
+
+class Component(BaseModel):
+    """The base of a config's parts: frozen, and strict about names and types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The facts about a data set that a model and a plan need.
+
+    ``task`` and ``inputs`` are the words that ``counterpoint.compose`` takes (``"multiclass"``, ``"normalized"``).
+    ``input_shape`` is that of one input, images (C, H, W). ``num_classes`` is ``None`` where there are no classes.
+    ``classes`` names them in the order of their indices, where they have names.
+
+    >>> DataSpec("multiclass", "normalized", (1, 8, 8), 10).outputs
+    10
+    """
+
+    task: str
+    inputs: str
+    input_shape: tuple[int, ...]
+    num_classes: int | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers a model gives for one input: one for each class, or one."""
+        return 1 if self.num_classes is None else self.num_classes
+
+
+class SizedDataset(Sized, Protocol):
+    """A map-style data set: ``len(data)`` items, of which ``data[index]`` is an ``Example``."""
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+class RandomDataset(Dataset[Example]):
+    """A map-style data set that makes each example anew in each epoch, such as by random crops.
+
+    All randomness comes from the generator that ``example`` receives, which is keyed by (seed, epoch, index): so the
+    examples do not depend on the number of workers, and a run that is resumed sees the same ones.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of examples."""
+
+    @abstractmethod
+    def example(self, index: int, rng: Rng) -> Example:
+        """Make the example at ``index`` with the randomness of ``rng``."""
+
+    def __getitem__(self, index: int) -> Example:
+        """Make the example at ``index`` as in epoch 0 of a run with seed 0."""
+        return self.example(index, Rng(0, "example", index))
+
+
+@dataclass(frozen=True)
+class DataModule:
+    """The two data sets of a run, both map-style with items (input, target), and the facts that hold for both."""
+
+    train: SizedDataset
+    evaluation: SizedDataset
+    spec: DataSpec
+
+
+class DatasetConfig(Component):
+    """The base of a registered data set: its settings, and ``build``."""
+
+    batch_size: int = Field(default=128, ge=1, description="training examples in a device batch")
+
+    @abstractmethod
+    def build(self) -> DataModule:
+        """Make the data sets; raises ``DataError`` if they are not whole."""
