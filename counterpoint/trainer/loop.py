@@ -1,0 +1,188 @@
+"""The loop: it fires the engine's events, measures, and writes checkpoints. What to do when is the plan's affair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+
+from counterpoint.core.durations import Duration
+from counterpoint.core.engine import Engine
+from counterpoint.core.plan import Plan
+from counterpoint.core.rng import Rng
+from counterpoint.trainer.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
+from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.metrics import EvaluationMetrics, TrainingMetrics
+from counterpoint.trainer.passes import Passes, as_mean, evaluation_targets
+from counterpoint.trainer.planning import is_due, total_batches, trains_on_dense
+from counterpoint.trainer.report import Report
+from counterpoint.trainer.rundir import RunDirectory
+from counterpoint.trainer.sampler import EpochSampler, evaluation_loader, train_loader
+from counterpoint.trainer.snapshot import Snapshot
+from counterpoint.trainer.spec import DataModule
+from counterpoint.trainer.watch import LossWatch
+
+__all__ = ["Job", "Loop"]
+
+_KEPT_CHECKPOINTS = 2
+_STEPS_BETWEEN_LOOKS = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained, on what, where, and who is told; without ``folder`` nothing is written."""
+
+    config: RunConfig
+    plan: Plan
+    data: DataModule
+    model: nn.Module
+    accelerator: Accelerator
+    sampler: EpochSampler
+    folder: RunDirectory | None
+    report: Report
+
+
+class Loop:
+    """Trains a model as a job says; ``metrics`` are the last ones measured, and ``step`` the device batches done."""
+
+    def __init__(self, job: Job) -> None:
+        self._job, self._plan, self._accelerator = job, job.plan, job.accelerator
+        self._config, self._folder, self._report = job.config, job.folder, job.report
+        self._steps, self._total = job.sampler.batches, total_batches(job.config, job.sampler)
+        self.metrics: dict[str, float] = {}
+
+        # The engine comes first: it may change the model's modules, whose parameters the optimizer then takes.
+        self._raw = job.model.to(job.accelerator.device)
+        self._engine = Engine(job.plan, model=self._raw, rank=job.accelerator.process_index)
+        optimizer = job.config.optimizer.build(self._raw)
+        self._scheduler = job.config.scheduler.build(optimizer, total=self._total, steps_per_epoch=self._steps)
+        self._model, self._optimizer = job.accelerator.prepare(self._raw, optimizer)
+        self._engine.optimizer = self._optimizer
+
+        device = job.accelerator.device
+        self._measured = TrainingMetrics(job.data.spec, dense=trains_on_dense(job.plan), device=device)
+        self._watch = LossWatch(1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS)
+        self._loader = train_loader(job.data.train, job.sampler, seed=job.config.seed, workers=job.config.workers)
+        self._snapshot = Snapshot(
+            self._raw, optimizer, self._scheduler, self._engine, self._measured, job.accelerator.scaler
+        )
+
+    @property
+    def step(self) -> int:
+        """The number of device batches done."""
+        return self._engine.batches
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint."""
+        self._snapshot.restore(checkpoint, first_process=self._accelerator.is_main_process)
+
+    def run(self) -> None:
+        """Train to the end, and write the final weights, those for evaluation.
+
+        Layers such as dropout take their numbers from torch's global generator, which is seeded anew for each step
+        and left at the end as it was found.
+        """
+        self._report.start(self._total, self.step, self._steps)
+        device = self._accelerator.device
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []), self._engine.fit():
+                while self.step < self._total:
+                    with self._engine.epoch():
+                        self._epoch()
+                with self._engine.evaluation():
+                    if self._folder is not None and self._accelerator.is_main_process:
+                        self._folder.finish(self._raw.state_dict())
+        finally:
+            self._report.close()
+
+    def _epoch(self) -> None:
+        """Train to the end of the epoch, from wherever in it the run stands."""
+        self._job.sampler.start(*divmod(self.step, self._steps))
+        self._model.train()
+        for inputs, targets in self._loader:
+            self._train(*send_to_device((inputs, targets), self._accelerator.device, non_blocking=True))
+            self._after_step()
+            if self.step == self._total:
+                break
+
+    def _train(self, inputs: Tensor, targets: Tensor) -> None:
+        """Train on a device batch."""
+        step = self.step
+        torch.manual_seed(int(Rng(self._config.seed, "layers", step, self._engine.rank).integers(0, 2**31)))
+        with self._engine.batch(inputs, targets, donate=True) as batch:
+            passes = Passes(self._engine, self._model, self._accelerator, batch, self._config.accumulate)
+            loss = self._engine.step(passes)
+            self._watch.add(step, loss, self._engine.draws())
+            self._measured.update(*as_mean(self._plan, loss, batch.targets), passes.outputs, batch.targets)
+            self._lr = float(self._optimizer.param_groups[0]["lr"])
+        if not self._accelerator.optimizer_step_was_skipped:
+            self._scheduler.step()
+        if self._report.due(len(inputs) * self._accelerator.num_processes):
+            self._watch.check()
+            self._report.step(self.step, {"loss": self._watch.last, **self._measured.local_accuracy()})
+
+    def _after_step(self) -> None:
+        """Measure and save, where either is due."""
+        values: dict[str, float] = {}
+        if self.step % self._steps == 0 or self.step == self._total:
+            self._watch.check()
+            values |= self._measured.compute()
+            self._measured.reset()
+        if self._is_due(self._config.eval_every):
+            values |= self._evaluate()
+        if values:
+            self._note(values)
+        if self._is_due(self._config.checkpoint_every):
+            self._watch.check()
+            self._save()
+
+    def _is_due(self, every: Duration) -> bool:
+        return is_due(every, self.step, steps_per_epoch=self._steps, total=self._total)
+
+    def _note(self, values: Mapping[str, float]) -> None:
+        """Write and show what was measured."""
+        self.metrics |= values
+        if self._folder is not None and self._accelerator.is_main_process:
+            epoch = -(-self.step // self._steps)
+            self._folder.add_metrics({"epoch": epoch, "step": self.step, "lr": self._lr, **values})
+        self._report.metrics(self.step, values)
+
+    def _evaluate(self) -> dict[str, float]:
+        """Measure on the evaluation data, with the weights for evaluation.
+
+        The unwrapped model runs, because processes may have different numbers of batches here, and a wrapped one
+        would wait for the others in each.
+        """
+        accelerator, plan = self._accelerator, self._plan
+        metrics = EvaluationMetrics(self._job.data.spec, device=accelerator.device)
+        loader = evaluation_loader(
+            self._job.data.evaluation,
+            self._job.sampler.batch_size,
+            workers=self._config.workers,
+            rank=accelerator.process_index,
+            ranks=accelerator.num_processes,
+        )
+        with self._engine.evaluation(), torch.no_grad():
+            self._raw.eval()
+            for batch in loader:
+                inputs, targets = send_to_device(batch, accelerator.device, non_blocking=True)
+                outputs, wanted = self._raw(inputs), evaluation_targets(plan, targets)
+                metrics.update(*as_mean(plan, plan.loss(outputs, wanted), wanted), outputs, targets)
+            self._raw.train()
+        return metrics.compute()
+
+    def _save(self) -> None:
+        """Write a checkpoint, and let the older ones go."""
+        if self._folder is None:
+            return
+        size = self._folder.metrics_size if self._accelerator.is_main_process else 0
+        checkpoint = self._snapshot.take(self._config, metrics_size=size)
+        if self._accelerator.is_main_process:
+            path = write_checkpoint(self._folder.checkpoints, self.step, checkpoint)
+            prune_checkpoints(self._folder.checkpoints, _KEPT_CHECKPOINTS)
+            self._watch.go_back = f"the last checkpoint is {path}"
+        self._accelerator.wait_for_everyone()

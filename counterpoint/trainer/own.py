@@ -1,0 +1,136 @@
+"""Bringing model and data together, from the config or of one's own, and checking that they fit each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from counterpoint.core.errors import ConfigError, DataError
+from counterpoint.core.kinds import BYTES, FEATURES, IMAGE, TASKS, TOKENS
+from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.spec import DataModule, DataSpec, SizedDataset
+
+__all__ = ["bring_together"]
+
+_SAY_IT = "say what is true of your data by spec=counterpoint.trainer.DataSpec(task, inputs, input_shape, num_classes)"
+
+
+def bring_together(
+    config: RunConfig,
+    device: torch.device,
+    *,
+    model: nn.Module | None = None,
+    train_data: SizedDataset | None = None,
+    eval_data: SizedDataset | None = None,
+    spec: DataSpec | None = None,
+) -> tuple[nn.Module, DataModule]:
+    """Return the model, on ``device``, and the data of a run; arguments as of ``Trainer``.
+
+    The model has been run on one training input, in evaluation mode, and gave outputs of the right shape. Raises
+    ``ConfigError`` and ``DataError`` where something is missing or does not fit.
+    """
+    if train_data is None:
+        data = _config_data(config)
+    elif eval_data is None:
+        raise ConfigError("train_data is given without eval_data; give both")
+    else:
+        data = DataModule(train_data, eval_data, spec or _stated(config, train_data, own_model=model is not None))
+    data = replace(data, spec=spec or data.spec, evaluation=data.evaluation if eval_data is None else eval_data)
+    for name, part in (("training", data.train), ("evaluation", data.evaluation)):
+        _check_input(_first_input(part, name), data.spec, name)
+    model = (_build(config, data.spec) if model is None else model).to(device)
+    outputs = _run(model, _first_input(data.train, "training").to(device))
+    if data.spec.num_classes is None and TASKS[data.spec.task].classes and outputs.ndim > 1:
+        data = replace(data, spec=replace(data.spec, num_classes=outputs.shape[1]))
+    _check_outputs(outputs, data.spec)
+    return model, data
+
+
+def _config_data(config: RunConfig) -> DataModule:
+    if config.data is None:
+        raise ConfigError("data: is missing; write a registered data set, such as `data: digits`, or give Trainer data")
+    data: DataModule = config.data.build()
+    return data
+
+
+def _stated(config: RunConfig, train_data: SizedDataset, *, own_model: bool) -> DataSpec:
+    """Return what can be known of given data: by its first item and a given model, or by the config's data."""
+    inputs = _first_input(train_data, "training")
+    if own_model or not TASKS[config.task].classes:
+        return DataSpec(config.task, _kind_of(inputs), tuple(inputs.shape))
+    if config.data is None:
+        raise ConfigError(f"the model of the config needs the number of classes; {_SAY_IT}")
+    return _config_data(config).spec
+
+
+def _kind_of(inputs: Tensor) -> str:
+    if inputs.dtype == torch.uint8:
+        return BYTES.name
+    if not inputs.is_floating_point():
+        return TOKENS.name
+    return IMAGE.name if inputs.ndim == 3 else FEATURES.name
+
+
+def _first_input(data: SizedDataset, name: str) -> Tensor:
+    if isinstance(data, DataLoader):
+        raise DataError(
+            f"the {name} data is a DataLoader; give the data set that it loads, and batch_size in the config"
+        )
+    if len(data) == 0:
+        raise DataError(f"the {name} data is empty; give it at least 1 example")
+    item = data[0]
+    if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], Tensor):
+        raise DataError(f"the items of the {name} data must be (input tensor, target), and the first is {item!r:.80}")
+    return item[0]
+
+
+def _check_input(inputs: Tensor, spec: DataSpec, name: str) -> None:
+    if tuple(inputs.shape) != spec.input_shape:
+        raise DataError(
+            f"the first input of the {name} data has shape {tuple(inputs.shape)}, and {spec.input_shape} was stated; "
+            f"{_SAY_IT}"
+        )
+
+
+def _build(config: RunConfig, spec: DataSpec) -> nn.Module:
+    if config.model is None:
+        raise ConfigError(
+            "model: is missing; write a registered model, such as `model: small_cnn`, or give Trainer one"
+        )
+    # torch's initialisers take their numbers from the global generator, which is left as it was found.
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(config.seed)
+        model: nn.Module = config.model.build(spec)
+    return model
+
+
+def _run(model: nn.Module, inputs: Tensor) -> Tensor:
+    """Run the model on one input, and leave it in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
+            outputs = model(inputs[None])
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise ConfigError(f"model: it cannot take an input of shape {tuple(inputs.shape)}: {error}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(outputs, Tensor):
+        raise ConfigError(f"model: it must return a tensor of outputs, and returned {type(outputs).__name__}")
+    return outputs
+
+
+def _check_outputs(outputs: Tensor, spec: DataSpec) -> None:
+    if not TASKS[spec.task].classes:
+        return
+    axes = "(N, classes, positions)" if spec.task == "segmentation" else "(N, classes)"
+    right = outputs.ndim > 2 if spec.task == "segmentation" else outputs.ndim == 2
+    if not right or outputs.shape[1] != spec.num_classes:
+        raise ConfigError(
+            f"model: for {spec.task} it must give outputs {axes} with {spec.num_classes} classes, and for one input it "
+            f"gave the shape {tuple(outputs.shape)}"
+        )

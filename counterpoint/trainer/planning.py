@@ -1,0 +1,73 @@
+"""From a run's config and its data to the checked plan."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from counterpoint.composition import compose
+from counterpoint.core.durations import Duration
+from counterpoint.core.errors import ConfigError
+from counterpoint.core.faults import Terms
+from counterpoint.core.kinds import DENSE, Field
+from counterpoint.core.plan import Plan
+from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.sampler import EpochSampler
+from counterpoint.trainer.spec import DataSpec
+
+__all__ = ["is_due", "plan_run", "total_batches", "trains_on_dense"]
+
+
+def plan_run(config: RunConfig, spec: DataSpec, sampler: EpochSampler, *, device: str = "cpu") -> Plan:
+    """Compose the methods of a config for its data, in the terms of a config.
+
+    ``sampler`` tells how many batches an epoch has, and how many examples a batch. The loss computes on ``device``.
+    Raises ``ConfigError`` if the config's task is not the data's, and ``CompositionError`` if the methods do not fit.
+    """
+    if config.task != spec.task:
+        raise ConfigError(
+            f"task: {config.task!r} is not that of the data; write `task: {spec.task}`, or use other data"
+        )
+    loss = config.loss.build()
+    return compose(
+        config.algorithms,
+        loss=loss.to(device) if isinstance(loss, nn.Module) else loss,
+        task=spec.task,
+        num_classes=spec.num_classes,
+        inputs=spec.inputs,
+        batch_size=sampler.batch_size,
+        steps_per_epoch=sampler.batches,
+        max_duration=Duration(total_batches(config, sampler), "ba"),
+        seed=config.seed,
+        strict_order=config.strict_order,
+        compile=config.compile,
+        terms=Terms.YAML,
+    )
+
+
+def total_batches(config: RunConfig, sampler: EpochSampler) -> int:
+    """Return the length of a run in device batches; raises ``ConfigError`` if it is less than one."""
+    total = config.max_duration.batches(steps_per_epoch=sampler.batches, total=None)
+    if not total:
+        raise ConfigError(
+            f"max_duration: {str(config.max_duration)!r} is less than one batch, as an epoch has {sampler.batches}; "
+            "lengthen it, or lower data.batch_size"
+        )
+    return total
+
+
+def trains_on_dense(plan: Plan) -> bool:
+    """Whether the loss gets dense targets in training."""
+    return bool(plan.steps) and plan.steps[-1].after[Field.TARGETS] == DENSE
+
+
+def is_due(every: Duration, step: int, *, steps_per_epoch: int, total: int) -> bool:
+    """Whether something that happens once in each ``every`` happens after ``step`` device batches.
+
+    It happens at the end of the batch in which each multiple of ``every`` is reached, and at the end of the run.
+
+    >>> [step for step in range(1, 12) if is_due(Duration.parse("0.5ep"), step, steps_per_epoch=5, total=11)]
+    [3, 5, 8, 10, 11]
+    """
+    scale = {"ba": 1, "ep": steps_per_epoch, "dur": total}[every.unit]
+    length = round(every.value * scale, 6)  # so that 0.7 of 10 batches is 7 and not a little more
+    return step == total or int(step / length) > int((step - 1) / length)

@@ -1,0 +1,108 @@
+"""What a run needs to go on bit for bit, to and from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from counterpoint.core.engine import Engine
+from counterpoint.core.errors import CheckpointError
+from counterpoint.trainer.checkpoint import Checkpoint, join_optimizer, split_optimizer
+from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.metrics import TrainingMetrics
+
+__all__ = ["Snapshot", "check_same_run"]
+
+_MAY_DIFFER = {"run_dir", "workers", "eval_every", "checkpoint_every", "plugins", "strict_order"}
+"""Keys of a config that change no weight."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The parts of a run that change as it goes on.
+
+    Every random number is keyed by the step, so that no generator's state is among them.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    engine: Engine
+    metrics: TrainingMetrics
+    scaler: GradScaler | None
+
+    def take(self, config: RunConfig, *, metrics_size: int) -> Checkpoint:
+        """Return everything as a checkpoint."""
+        optimizer, optimizer_data = split_optimizer(self.optimizer.state_dict())
+        parts = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer,
+            "engine": self.engine.state_dict(),
+            "metrics": self.metrics.state_dict(),
+        }
+        tensors = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
+        data = {
+            "step": self.engine.batches,
+            "fingerprint": self.engine.plan.fingerprint,
+            "config": config.resolved(),
+            "optimizer": optimizer_data,
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "metrics_size": metrics_size,
+        }
+        return Checkpoint(tensors, data)
+
+    def restore(self, checkpoint: Checkpoint, *, first_process: bool) -> None:
+        """Take everything back; raises ``CheckpointError`` if it does not fit."""
+        try:
+            self.model.load_state_dict(checkpoint.part("model"))
+            self.optimizer.load_state_dict(join_optimizer(checkpoint.part("optimizer"), checkpoint.data["optimizer"]))
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(f"the checkpoint is of another model: {error}") from error
+        self.scheduler.load_state_dict(checkpoint.data["scheduler"])
+        self.engine.load_state_dict(checkpoint.part("engine"))
+        self.metrics.load_state_dict(checkpoint.part("metrics"), share=1.0 if first_process else 0.0)
+        if self.scaler is not None:
+            self.scaler.load_state_dict(checkpoint.data["scaler"])
+
+
+def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> None:
+    """Raise ``CheckpointError`` naming what differs if a checkpoint was written by another run than ``config``'s."""
+    before, now = _flat(checkpoint.data["config"]), _flat(config.resolved())
+    differing = [
+        f"  {key}: was {before.get(key, 'not set')!r}, is {now.get(key, 'not set')!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and key.partition(".")[0] not in _MAY_DIFFER
+    ]
+    if not differing and checkpoint.data["fingerprint"] == fingerprint:
+        return
+    reasons = differing or [
+        f"  the plan: was {checkpoint.data['fingerprint']}, is {fingerprint} (other data, or another version)"
+    ]
+    raise CheckpointError(
+        "\n".join(
+            [
+                "the run to resume differs from this one, so that it would not go on as it began:",
+                *reasons,
+                "undo this, choose another run_dir, or start afresh with --overwrite",
+            ]
+        )
+    )
+
+
+def _flat(tree: object, key: str = "") -> dict[str, Any]:
+    """Return every value of nested mappings and lists by its dotted key."""
+    items: Any = None
+    if isinstance(tree, Mapping):
+        items = tree.items()
+    elif isinstance(tree, list):
+        items = enumerate(tree)
+    if not items:
+        return {key: tree}
+    return {name: value for part, held in items for name, value in _flat(held, f"{key}.{part}".lstrip(".")).items()}

@@ -1,0 +1,199 @@
+"""The trainer: from a config, and perhaps a model and data of one's own, to trained weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import nn
+
+from counterpoint.core.effects import Phase
+from counterpoint.core.errors import ConfigError, RunError
+from counterpoint.core.kinds import Field
+from counterpoint.core.plan import Plan
+from counterpoint.trainer.checkpoint import Checkpoint, latest_checkpoint
+from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.loop import Job, Loop
+from counterpoint.trainer.own import bring_together
+from counterpoint.trainer.planning import plan_run
+from counterpoint.trainer.report import Report, make_report
+from counterpoint.trainer.rundir import RunDirectory
+from counterpoint.trainer.sampler import EpochSampler
+from counterpoint.trainer.snapshot import check_same_run
+from counterpoint.trainer.spec import DatasetConfig, DataSpec, SizedDataset
+from counterpoint.trainer.yaml import dump_config, load_config
+
+__all__ = ["Summary", "Trainer"]
+
+_BATCH_SIZE = DatasetConfig.model_fields["batch_size"].default
+_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended: the device batches done, the metrics last measured, and where the weights are."""
+
+    steps: int
+    metrics: dict[str, float]
+    model_path: Path | None
+
+
+class Trainer:
+    """Trains a model by a config, with the methods that it lists checked and composed.
+
+    Making a trainer checks everything and writes nothing; ``plan`` is what was composed. ``fit`` trains.
+
+    Args:
+        config: a ``RunConfig``, what one is parsed from, or the path of a YAML file.
+        model: a model of one's own, instead of the config's. It is trained in place.
+        train_data: map-style training data of one's own, with items (input, target), instead of the config's. Its
+            batch size is that of the config's ``data``, 128 if the config has none.
+        eval_data: the same for evaluation.
+        spec: what is true of one's own data. Without it, the shape and the kind of the inputs are those of the first
+            item, and the number of classes is that of the outputs of ``model``.
+
+    Raises:
+        ConfigError: the config is wrong, or does not fit the data, the model or the device.
+        CompositionError: the methods do not fit each other, the data or the loss.
+        DataError: the data is not whole, or not what it was said to be.
+        RunDirectoryError: ``run_dir`` cannot be written.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     config = {"task": "multiclass", "data": "digits", "model": "mlp", "max_duration": "2ba", "run_dir": folder}
+    ...     summary = Trainer({**config, "algorithms": ["mixup", "ema"]}).fit()  # doctest: +ELLIPSIS
+    ...     summary.steps, summary.model_path.exists()
+    Plan ...
+    (2, True)
+    """
+
+    def __init__(
+        self,
+        config: RunConfig | Mapping[str, Any] | str | Path,
+        *,
+        model: nn.Module | None = None,
+        train_data: SizedDataset | None = None,
+        eval_data: SizedDataset | None = None,
+        spec: DataSpec | None = None,
+    ) -> None:
+        self.config = _read_config(config)
+        self._folder = None if self.config.run_dir is None else RunDirectory(self.config.run_dir)
+        if self._folder is not None:
+            self._folder.check(resume=True)
+        self._accelerator = _make_accelerator(self.config.precision)
+        self.model, self.data = bring_together(
+            self.config,
+            self._accelerator.device,
+            model=model,
+            train_data=train_data,
+            eval_data=eval_data,
+            spec=spec,
+        )
+        self._sampler = EpochSampler(
+            len(self.data.train),
+            _BATCH_SIZE if self.config.data is None else self.config.data.batch_size,
+            seed=self.config.seed,
+            rank=self._accelerator.process_index,
+            ranks=self._accelerator.num_processes,
+        )
+        self.plan = plan_run(self.config, self.data.spec, self._sampler, device=str(self._accelerator.device))
+        _check_precision(self.config.precision, self.plan)
+        self._has_run = False
+
+    def fit(self, *, resume: bool = False, overwrite: bool = False) -> Summary:
+        """Train to the end, once.
+
+        ``resume`` goes on from the last whole checkpoint in ``run_dir``, or starts afresh if there is none; a finished
+        run stays as it is. ``overwrite`` deletes the run in ``run_dir`` first.
+
+        Raises:
+            RunDirectoryError: ``run_dir`` holds a run and neither is set, or it cannot be written.
+            CheckpointError: the run to resume differs from this one, or none of its checkpoints is whole.
+            NonFiniteLossError: the loss became NaN or infinite.
+            DataError: a batch is not what the data was said to hold.
+        """
+        if self._has_run:
+            raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
+        report = make_report(active=self._accelerator.is_main_process)
+        checkpoint = self._open(report, resume=resume, overwrite=overwrite)
+        if checkpoint is not None and self._folder is not None and self._folder.finished:
+            report.message(f"{self._folder.path} holds this run, finished; nothing is left to do")
+            return Summary(int(checkpoint.data["step"]), self._folder.last_metrics(), self._folder.model)
+        self._has_run = True
+        report.message(self.plan.explain())
+        job = Job(self.config, self.plan, self.data, self.model, self._accelerator, self._sampler, self._folder, report)
+        loop = Loop(job)
+        if checkpoint is not None:
+            loop.restore(checkpoint)
+            report.message(f"resumed after step {loop.step}")
+        loop.run()
+        return Summary(loop.step, loop.metrics, None if self._folder is None else self._folder.model)
+
+    def _open(self, report: Report, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+        """Make the folder ready for the run, and return the checkpoint to go on from."""
+        folder = self._folder
+        if folder is None:
+            return None
+        folder.check(resume=resume, overwrite=overwrite)
+        checkpoint = None
+        if resume:
+            checkpoint, broken = latest_checkpoint(folder.checkpoints)
+            for text in broken:
+                report.message(f"{text}; an older one is used")
+            if checkpoint is not None:
+                check_same_run(checkpoint, self.config, self.plan.fingerprint)
+        self._accelerator.wait_for_everyone()  # every process has looked before the first one writes
+        if self._accelerator.is_main_process and not (checkpoint is not None and folder.finished):
+            folder.open(overwrite=overwrite)
+            size = 0 if checkpoint is None else int(checkpoint.data["metrics_size"])
+            folder.start(dump_config(self.config), self.plan.to_json() + "\n", metrics_size=size)
+        self._accelerator.wait_for_everyone()
+        return checkpoint
+
+
+def _read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
+    if isinstance(config, RunConfig):
+        return config
+    return RunConfig.parse(config) if isinstance(config, Mapping) else load_config(config)
+
+
+def _make_accelerator(precision: str) -> Accelerator:
+    """Make the object that knows devices, processes and mixed precision.
+
+    Raises ``ConfigError`` for a precision that the device cannot compute in, and ``RunError`` if several processes
+    were started that do not know of each other.
+    """
+    # Accelerate keeps the precision of the first accelerator of a process; another trainer may have had another.
+    AcceleratorState._reset_state()
+    try:
+        accelerator = Accelerator(mixed_precision=_PRECISIONS[precision])
+    except ValueError as error:
+        raise ConfigError(f"precision: {precision!r} cannot be used here: {error}") from error
+    if precision == "fp16" and accelerator.scaler is None:
+        raise ConfigError("precision: 'fp16' needs a GPU; write `precision: bf16` or `precision: fp32`")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise RunError(
+            f"{started} processes were started, and Accelerate knows of {accelerator.num_processes}; "
+            "on CPUs, set ACCELERATE_USE_CPU=true"
+        )
+    return accelerator
+
+
+def _check_precision(precision: str, plan: Plan) -> None:
+    """Refuse hooks that would see gradients scaled for fp16, and another pass over a batch whose scale has changed."""
+    names = {
+        hook.name
+        for hook in plan.hooks
+        if hook.effect.phase is Phase.REPLACE or Field.GRADIENTS in hook.effect.reads | hook.effect.writes
+    }
+    if precision == "fp16" and names:
+        raise ConfigError(
+            f"precision: 'fp16' scales the gradients, which {', '.join(sorted(names))} would use; "
+            "write `precision: bf16`"
+        )

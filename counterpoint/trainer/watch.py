@@ -1,0 +1,84 @@
+"""Noticing a loss that is no number, with what led to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from counterpoint.core.errors import NonFiniteLossError
+
+__all__ = ["LossWatch", "describe_draws"]
+
+_FEW = 8
+
+
+@dataclass(frozen=True)
+class _Seen:
+    step: int
+    loss: Tensor
+    draws: Mapping[str, Any]
+
+
+class LossWatch:
+    """Looks at the loss of every step, and raises at the first that is NaN or infinite.
+
+    On the CPU it looks at once. Elsewhere a look waits for the device, so that it looks at several steps together:
+    the error still names the first, and ``check`` must be called before anything is kept.
+
+    >>> watch = LossWatch()
+    >>> watch.add(41, torch.tensor(float("nan")), {"mixup": 0.3})
+    Traceback (most recent call last):
+        ...
+    counterpoint.core.errors.NonFiniteLossError: step 41: the loss is nan; draws of this step: mixup: 0.3. ...
+    """
+
+    def __init__(self, every: int = 1, *, go_back: str = "there is no checkpoint to go back to") -> None:
+        self.last = float("nan")
+        self.go_back = go_back
+        self._every, self._seen = every, list[_Seen]()
+
+    def add(self, step: int, loss: Tensor, draws: Mapping[str, Any]) -> None:
+        """Take note of a step's loss, a scalar."""
+        self._seen.append(_Seen(step, loss.detach(), draws))
+        if len(self._seen) >= self._every:
+            self.check()
+
+    def check(self) -> None:
+        """Look at every loss since the last look; raises ``NonFiniteLossError``."""
+        if not self._seen:
+            return
+        losses = torch.stack([seen.loss for seen in self._seen]).tolist()
+        for seen, loss in zip(self._seen, losses, strict=True):
+            if not abs(loss) < float("inf"):
+                raise NonFiniteLossError(
+                    f"step {seen.step}: the loss is {loss}; draws of this step: {describe_draws(seen.draws)}. "
+                    f"A lower optimizer.lr or precision: fp32 may help; {self.go_back}"
+                )
+        self.last = losses[-1]
+        self._seen.clear()
+
+
+def describe_draws(draws: Mapping[str, Any]) -> str:
+    """Put the draws of a step in a line; of long tensors it has the first numbers.
+
+    >>> describe_draws({"mixup": {"lam": torch.tensor(0.25), "perm": torch.arange(100)}})
+    'mixup: lam 0.25, perm [0, 1, 2, 3, 4, 5, 6, 7, …] of shape (100,)'
+    """
+    return "; ".join(f"{name}: {_line(value)}" for name, value in draws.items()) or "none"
+
+
+def _line(value: object) -> str:
+    if isinstance(value, Tensor):
+        if value.numel() <= _FEW:
+            return str(value.tolist())
+        first = ", ".join(str(number) for number in value.flatten()[:_FEW].tolist())
+        return f"[{first}, …] of shape {tuple(value.shape)}"
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_line(part)}" for name, part in value.items())
+    return str(value)
