@@ -5,8 +5,9 @@ Importing it loads nothing else: every name below is imported when it is first u
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from counterpoint.lazy import lazy_names
 
 if TYPE_CHECKING:
     from counterpoint.composition import compose
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         Batch,
         BatchSpec,
         Component,
+        Declaration,
         Duration,
         Edit,
         Engine,
@@ -80,24 +82,80 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "counterpoint.composition": "compose",
-    "counterpoint.core": (
-        "Algorithm Batch BatchSpec Component Duration Edit Engine Event Fault Form Law LossSpec Outcome Plan Rng Scope "
-        "after around before replace transform"
-    ),
-    "counterpoint.core.errors": (
-        "BrokenPluginError CheckpointError CompositionError ConfigError ContractError CounterpointError DataError "
-        "DeclarationError DuplicateNameError EngineRequiredError NonFiniteLossError PluginError RunDirectoryError "
-        "RunError UnknownNameError"
-    ),
-    "counterpoint.core.kinds": (
-        "BATCH_SIZE BYTES CONTINUOUS DENSE EVALUATION_WEIGHTS FEATURES IMAGE IMAGES INDEX MIXABLE MIXING MULTI_HOT "
-        "NORMALIZED OPTIMIZER_STEP REAL SMOOTHING TOKENS UNIT Axis Claim Field Kind Slot Task"
-    ),
-    "counterpoint.trainer": "Trainer",
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "counterpoint.composition": ("compose",),
+        "counterpoint.core": (
+            "Algorithm",
+            "Batch",
+            "BatchSpec",
+            "Component",
+            "Declaration",
+            "Duration",
+            "Edit",
+            "Engine",
+            "Event",
+            "Fault",
+            "Form",
+            "Law",
+            "LossSpec",
+            "Outcome",
+            "Plan",
+            "Rng",
+            "Scope",
+            "after",
+            "around",
+            "before",
+            "replace",
+            "transform",
+        ),
+        "counterpoint.core.errors": (
+            "BrokenPluginError",
+            "CheckpointError",
+            "CompositionError",
+            "ConfigError",
+            "ContractError",
+            "CounterpointError",
+            "DataError",
+            "DeclarationError",
+            "DuplicateNameError",
+            "EngineRequiredError",
+            "NonFiniteLossError",
+            "PluginError",
+            "RunDirectoryError",
+            "RunError",
+            "UnknownNameError",
+        ),
+        "counterpoint.core.kinds": (
+            "Axis",
+            "BATCH_SIZE",
+            "BYTES",
+            "CONTINUOUS",
+            "Claim",
+            "DENSE",
+            "EVALUATION_WEIGHTS",
+            "FEATURES",
+            "Field",
+            "IMAGE",
+            "IMAGES",
+            "INDEX",
+            "Kind",
+            "MIXABLE",
+            "MIXING",
+            "MULTI_HOT",
+            "NORMALIZED",
+            "OPTIMIZER_STEP",
+            "REAL",
+            "SMOOTHING",
+            "Slot",
+            "TOKENS",
+            "Task",
+            "UNIT",
+        ),
+        "counterpoint.trainer": ("Trainer",),
+    },
+)
 
 __all__ = [
     "BATCH_SIZE",
@@ -131,6 +189,7 @@ __all__ = [
     "ContractError",
     "CounterpointError",
     "DataError",
+    "Declaration",
     "DeclarationError",
     "DuplicateNameError",
     "Duration",
@@ -163,16 +222,3 @@ __all__ = [
     "replace",
     "transform",
 ]
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used."""
-    if name not in _HOME_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    """List the public names without importing them."""
-    return [*__all__, "__version__"]

@@ -10,7 +10,7 @@ import pydantic
 from torch import Tensor, nn
 
 from counterpoint.core import Duration, Facts, Fault, LossSpec, Plan, Terms
-from counterpoint.core.compose import compose as check
+from counterpoint.core import compose as check
 from counterpoint.core.errors import ConfigError, PluginError, nearest
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Kind, Task
 from counterpoint.core.schedule import Clock

@@ -5,8 +5,9 @@ Nothing is imported until it is asked for.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from counterpoint.lazy import lazy_names
 
 if TYPE_CHECKING:
     from counterpoint.algorithms.cutmix import CutMix
@@ -18,23 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EMA", "CutMix", "CutOut", "LabelSmoothing", "MixUp", "OneOf"]
 
-_MODULES = {
-    "EMA": "ema",
-    "CutMix": "cutmix",
-    "CutOut": "cutout",
-    "LabelSmoothing": "label_smoothing",
-    "MixUp": "mixup",
-    "OneOf": "one_of",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a method when it is first asked for."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    """List the methods without importing them."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "counterpoint.algorithms.cutmix": ("CutMix",),
+        "counterpoint.algorithms.cutout": ("CutOut",),
+        "counterpoint.algorithms.ema": ("EMA",),
+        "counterpoint.algorithms.label_smoothing": ("LabelSmoothing",),
+        "counterpoint.algorithms.mixup": ("MixUp",),
+        "counterpoint.algorithms.one_of": ("OneOf",),
+    },
+)

@@ -78,10 +78,9 @@ def _schedule(
         end = None if algorithm.end is None else clock.batches(algorithm.end)
     except LookupError as unknown:
         fact = str(unknown.args[0])
+        unit, example = ("epochs", "100") if fact == "steps_per_epoch" else ("shares of the run", "10ep")
         message = f"{identity} counts its start or end in {unit}"
-        fix = (
-            f"state {terms.setting(fact, '100' if fact == 'steps_per_epoch' else '10ep')}, or count batches, as '500ba'"
-        )
+        fix = f"state {terms.setting(fact, example)}, or count batches, as '500ba'"
         faults.append(Fault("duration-unknown", f"{message}, and {fact} is not stated", fix, (identity,)))
         return None
     if end is not None and end <= start:
