@@ -36,14 +36,15 @@ def dense_cross_entropy(
     class weights ``w``, smoothing ``s`` and ``S(y) = (1 - s) * y + s / C * y.sum(class)``, a position's loss is
     ``sum(w * S(y) * -log p)`` and the mean is their sum over ``sum(w * y)``. So the mean divides by what torch
     divides by on class indices, which is not what ``torch.nn.CrossEntropyLoss`` does on probabilities. A class of
-    target 0 does not count however unlikely it is, so a logit of minus infinity is harmless there.
+    target 0 does not count however unlikely it is: without smoothing, a logit of minus infinity is harmless there.
 
     Args:
         outputs: logits, (N, C) or (N, C, d1, ...), any float dtype; computed in float32 at least.
         targets: class probabilities of the same shape, float32 or float64.
         weight: a factor for each class, (C).
         label_smoothing: share of each target spread evenly over the classes, 0 to 1.
-        reduction: ``"none"`` (N, d1, ...), ``"sum"`` or ``"mean"`` (a scalar; NaN where everything is ignored).
+        reduction: ``"none"`` (N, d1, ...), ``"sum"`` or ``"mean"`` (a scalar; where everything is ignored it is
+            NaN, and its gradient 0).
 
     Raises:
         DataError: the shapes differ, are too short, or do not fit ``weight``; a dtype is not one of the above.
@@ -65,14 +66,17 @@ def dense_cross_entropy(
     factors = None if weight is None else _along_classes(weight, dense)
     weighted = dense if factors is None else dense * factors
 
+    absent = dense == 0
     # A target of 0 times a log-probability of minus infinity must be 0, not NaN.
-    inert = (dense == 0) & ~log_p.isfinite()
-    chosen = -(weighted * log_p.masked_fill(inert, 0)).sum(1)
-    loss = _reduced(chosen, weighted, reduction)
+    chosen = -(weighted * log_p.masked_fill(absent & ~log_p.isfinite(), 0)).sum(1)
+    # Filling cuts ignored positions off the gradient: where all are ignored, the mean is NaN and the gradient 0.
+    ignored = absent.all(1)
+    loss = _reduced(chosen.masked_fill(ignored, 0), weighted, reduction)
     if smoothing == 0:
         return loss
     # The smoothed part stays apart from the other, as in torch, so that both agree on infinite logits too.
-    even = _reduced(_even_loss(log_p, factors, dense.sum(1)), weighted, reduction)
+    spread = -(log_p if factors is None else log_p * factors).sum(1) * dense.sum(1)
+    even = _reduced(spread.masked_fill(ignored, 0), weighted, reduction)
     return (1 - smoothing) * loss + smoothing / outputs.shape[1] * even
 
 
@@ -89,8 +93,8 @@ def cross_entropy(
 
     Args:
         outputs: logits, (N, C) or (N, C, d1, ...).
-        targets: class indices, any integer dtype, (N) or (N, d1, ...), or class probabilities as ``dense_cross_entropy``
-            takes them.
+        targets: class indices, any integer dtype, (N) or (N, d1, ...), or class probabilities as
+            ``dense_cross_entropy`` takes them.
         weight: a factor for each class, (C).
         ignore_index: the class index whose positions do not count; dense targets have all-zero rows instead.
         label_smoothing: share of each target spread evenly over the classes, 0 to 1.
@@ -181,13 +185,6 @@ def _require_dense(outputs: Tensor, targets: Tensor, weight: Tensor | None) -> N
 def _along_classes(weight: Tensor, dense: Tensor) -> Tensor:
     """Return class weights of shape (C, 1, ...), which broadcast along axis 1 of dense targets."""
     return weight.to(dense.dtype).reshape(-1, *[1] * (dense.ndim - 2))
-
-
-def _even_loss(log_p: Tensor, factors: Tensor | None, mass: Tensor) -> Tensor:
-    """Return each position's weighted loss under equal targets for all classes, times its mass."""
-    even = -(log_p if factors is None else log_p * factors).sum(1)
-    # As above: an ignored position adds nothing, even where its log-probabilities are infinite.
-    return mass * even.masked_fill((mass == 0) & ~even.isfinite(), 0)
 
 
 def _reduced(losses: Tensor, weighted: Tensor, reduction: str) -> Tensor:

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import BaseModel, ValidationError
+from torch import nn
+
+from counterpoint.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError, resolve_loss
+
+CLASSES = (BinaryCrossEntropy, CrossEntropy, MeanSquaredError)
+
+
+def test_cross_entropy_is_built_as_written() -> None:
+    settings = {"weight": [1, 0.5, 0], "ignore_index": 255, "label_smoothing": 0.1, "reduction": "sum"}
+    loss = CrossEntropy.model_validate(settings).build()
+    assert type(loss) is nn.CrossEntropyLoss
+    assert loss.weight is not None
+    assert torch.equal(loss.weight, torch.tensor([1.0, 0.5, 0.0]))
+    assert (loss.ignore_index, loss.label_smoothing, loss.reduction) == (255, 0.1, "sum")
+
+
+def test_binary_cross_entropy_is_built_as_written() -> None:
+    settings = {"weight": [1.0, 2.0], "pos_weight": [3.0, 4.0], "reduction": "sum"}
+    loss = BinaryCrossEntropy.model_validate(settings).build()
+    assert type(loss) is nn.BCEWithLogitsLoss
+    assert loss.weight is not None
+    assert loss.pos_weight is not None
+    assert torch.equal(loss.weight, torch.tensor([1.0, 2.0]))
+    assert torch.equal(loss.pos_weight, torch.tensor([3.0, 4.0]))
+    assert loss.reduction == "sum"
+
+
+def test_squared_error_is_built_as_written() -> None:
+    loss = MeanSquaredError(reduction="sum").build()
+    assert type(loss) is nn.MSELoss
+    assert loss.reduction == "sum"
+
+
+@pytest.mark.parametrize("config", CLASSES)
+def test_the_defaults_are_those_of_torch_and_known(config: type[BaseModel]) -> None:
+    loss = config().build()  # type: ignore[attr-defined]
+    plain = type(loss)()
+    assert vars(loss).keys() == vars(plain).keys()
+    assert loss.extra_repr() == plain.extra_repr()
+    assert loss.reduction == plain.reduction
+    assert loss.state_dict() == plain.state_dict() == {}
+    assert resolve_loss(loss) is not None
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "key"),
+    [
+        (CrossEntropy, {"label_smoothing": 1.5}, "label_smoothing"),
+        (CrossEntropy, {"label_smoothing": -0.1}, "label_smoothing"),
+        (CrossEntropy, {"label_smoothing": float("nan")}, "label_smoothing"),
+        (CrossEntropy, {"label_smoothing": "0.1"}, "label_smoothing"),
+        (CrossEntropy, {"label_smoothing": True}, "label_smoothing"),
+        (CrossEntropy, {"weight": [1.0, -1.0]}, "weight"),
+        (CrossEntropy, {"weight": [1.0, float("inf")]}, "weight"),
+        (CrossEntropy, {"weight": [1.0, float("nan")]}, "weight"),
+        (CrossEntropy, {"weight": ["1.0"]}, "weight"),
+        (CrossEntropy, {"weight": [True]}, "weight"),
+        (CrossEntropy, {"weight": []}, "weight"),
+        (CrossEntropy, {"weight": 1.0}, "weight"),
+        (CrossEntropy, {"weight": "12"}, "weight"),
+        (CrossEntropy, {"ignore_index": 1.0}, "ignore_index"),
+        (CrossEntropy, {"ignore_index": None}, "ignore_index"),
+        (CrossEntropy, {"reduction": "none"}, "reduction"),
+        (CrossEntropy, {"smoothing": 0.1}, "smoothing"),
+        (BinaryCrossEntropy, {"pos_weight": [-1.0]}, "pos_weight"),
+        (BinaryCrossEntropy, {"label_smoothing": 0.1}, "label_smoothing"),
+        (MeanSquaredError, {"reduction": "average"}, "reduction"),
+        (MeanSquaredError, {"weight": [1.0]}, "weight"),
+    ],
+)
+def test_wrong_settings_are_refused_by_key(config: type[BaseModel], settings: dict[str, object], key: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        config.model_validate(settings)
+    assert {error["loc"][0] for error in caught.value.errors()} == {key}
+
+
+@pytest.mark.parametrize("config", CLASSES)
+def test_settings_are_frozen(config: type[BaseModel]) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config().reduction = "sum"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("config", CLASSES)
+def test_every_setting_is_described(config: type[BaseModel]) -> None:
+    schema = config.model_json_schema()
+    assert schema["additionalProperties"] is False
+    assert schema["properties"]
+    assert all(setting["description"] for setting in schema["properties"].values())

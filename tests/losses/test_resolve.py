@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import counterpoint.losses
+from counterpoint.core.errors import ConfigError
+from counterpoint.core.kinds import DENSE, IMAGE, INDEX, MULTI_HOT, REAL, SMOOTHING, Field, Kind
+from counterpoint.core.loss import LossSpec
+from counterpoint.losses import resolve_loss
+from counterpoint.losses.cross_entropy import cross_entropy
+from tests.losses import naive
+
+
+def own_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).abs().mean()
+
+
+class OwnLoss(nn.Module):
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return own_loss(outputs, targets)
+
+    def method(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return own_loss(outputs, targets)
+
+
+class Weighted(nn.CrossEntropyLoss):
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return 2 * super().forward(outputs, targets)
+
+
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return own_loss(outputs, targets)
+
+
+@pytest.mark.parametrize(
+    ("loss", "accepts"),
+    [
+        (nn.CrossEntropyLoss(), {INDEX, DENSE}),
+        (functional.cross_entropy, {INDEX, DENSE}),
+        (cross_entropy, {INDEX, DENSE}),
+        (nn.BCEWithLogitsLoss(), {MULTI_HOT}),
+        (functional.binary_cross_entropy_with_logits, {MULTI_HOT}),
+        (nn.BCELoss(), {MULTI_HOT}),
+        (functional.binary_cross_entropy, {MULTI_HOT}),
+        (nn.MSELoss(), {REAL}),
+        (functional.mse_loss, {REAL}),
+    ],
+)
+def test_known_losses(loss: Callable[..., Tensor], accepts: set[Kind]) -> None:
+    spec = resolve_loss(loss)
+    assert spec is not None
+    assert spec.accepts == accepts
+    assert spec.denominator is not None
+
+
+def test_a_partial_of_a_known_function_keeps_its_settings() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    indices = torch.tensor([0, 2, 1, 2])
+    settings = {
+        "weight": torch.tensor([1.0, 3.0, 0.5], dtype=torch.float64),
+        "ignore_index": 1,
+        "label_smoothing": 0.1,
+        "reduction": "sum",
+    }
+    spec = resolve_loss(functools.partial(functional.cross_entropy, **settings))
+    assert spec is not None
+    assert spec.ignore_index == 1
+    assert spec.claims == (SMOOTHING.of(0.1),)
+    assert spec.denominator is None
+    wanted = functional.cross_entropy(logits, indices, **settings)
+    torch.testing.assert_close(spec.function(logits, naive.dense_rows(indices, 3, 1)), wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        own_loss,
+        OwnLoss(),
+        OwnLoss().method,
+        Weighted(label_smoothing=0.1),
+        Unhashable(),
+        nn.L1Loss(),
+        functional.l1_loss,
+        functools.partial(own_loss),
+        functools.partial(functional.mse_loss, weight=torch.ones(3)),  # the module has no such setting
+        functools.partial(functional.mse_loss, torch.ones(3)),  # the outputs are bound already
+    ],
+)
+def test_unknown_losses_need_the_users_word(loss: Callable[..., Tensor]) -> None:
+    assert resolve_loss(loss) is None
+    spec = resolve_loss(loss, accepts=["continuous"])
+    assert spec is not None
+    assert spec.function is loss
+    assert spec.accepts == {REAL}
+    assert spec.claims == ()
+
+
+def test_a_mean_over_samples_is_assumed_of_an_unknown_loss() -> None:
+    spec = resolve_loss(own_loss, accepts={"continuous"})
+    assert spec is not None
+    assert spec.denominator is not None
+    assert spec.denominator(torch.zeros(6, 2)) == 6.0
+    outputs, targets = torch.arange(12.0).reshape(6, 2), torch.zeros(6, 2)
+    shares = [
+        spec.function(o, t) * len(t) / 6 for o, t in zip(outputs.split((1, 5)), targets.split((1, 5)), strict=True)
+    ]
+    torch.testing.assert_close(torch.stack(shares).sum(), spec.function(outputs, targets))
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (own_loss, "own_loss"),
+        (functools.partial(own_loss), "own_loss"),
+        (OwnLoss(), "OwnLoss"),
+        (OwnLoss().method, "OwnLoss.method"),
+        (Unhashable(), "Unhashable"),
+        (nn.L1Loss(), "L1Loss"),
+    ],
+)
+def test_an_unknown_loss_is_named_by_where_it_is_defined(loss: Callable[..., Tensor], name: str) -> None:
+    module = "torch.nn.modules.loss" if name == "L1Loss" else own_loss.__module__
+    spec = resolve_loss(loss, accepts={"continuous"})
+    assert spec is not None
+    assert spec.name == f"{module}.{name}"
+
+
+def test_kinds_are_open() -> None:
+    boxes = Kind("boxes", Field.TARGETS)
+    spec = resolve_loss(own_loss, accepts=[boxes, "dense", DENSE])
+    assert spec is not None
+    assert spec.accepts == {boxes, DENSE}
+
+
+def test_a_description_passes_through() -> None:
+    spec = LossSpec("own", own_loss, frozenset({INDEX, REAL}))
+    assert resolve_loss(spec) is spec
+    narrowed = resolve_loss(spec, accepts={"index"})
+    assert narrowed == LossSpec("own", own_loss, frozenset({INDEX}))
+
+
+def test_a_known_loss_can_be_narrowed_but_not_widened() -> None:
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1, ignore_index=255)
+    narrowed = resolve_loss(loss, accepts={"dense"})
+    assert narrowed is not None
+    assert narrowed.accepts == {DENSE}
+    assert narrowed.claims == (SMOOTHING.of(0.1),)
+    assert narrowed.ignore_index == 255
+    with pytest.raises(ConfigError, match="names multi_hot, but CrossEntropyLoss is right for dense, index only"):
+        resolve_loss(loss, accepts={"dense", "multi_hot"})
+    with pytest.raises(ConfigError, match="wrap it"):
+        resolve_loss(functional.mse_loss, accepts={"dense"})
+
+
+@pytest.mark.parametrize(
+    ("accepts", "message"),
+    [
+        ({"dence"}, "did you mean 'dense'"),
+        ({"image"}, "'image', which is no kind of target"),
+        ({IMAGE}, "'image', a kind of inputs"),
+        ("dense", r"the text 'dense'; it is a set of kinds: write \{'dense'\}"),
+        (set(), "empty"),
+        ([3], "3, which is no kind of target"),
+        ([None], "None, which is no kind of target"),
+    ],
+)
+@pytest.mark.parametrize("loss", [own_loss, nn.CrossEntropyLoss()], ids=["own", "known"])
+def test_what_is_no_kind_of_target_is_refused(loss: Callable[..., Tensor], accepts: set[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_loss(loss, accepts=accepts)
+
+
+@pytest.mark.parametrize("accepts", [None, {"dense"}])
+def test_what_is_no_loss_is_refused(accepts: set[str] | None) -> None:
+    with pytest.raises(ConfigError, match=r"write CrossEntropyLoss\(\)"):
+        resolve_loss(nn.CrossEntropyLoss, accepts=accepts)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="'cross_entropy'; give a module"):
+        resolve_loss("cross_entropy", accepts=accepts)  # type: ignore[arg-type]
+
+
+def test_the_public_names_are_exact() -> None:
+    names = counterpoint.losses.__all__
+    assert sorted(names) == list(names)
+    for name in names:
+        assert name in vars(counterpoint.losses)
