@@ -13,7 +13,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from counterpoint import IMAGES, Algorithm, Batch, BatchSpec, Law, Rng, transform
+from counterpoint import IMAGES, Algorithm, Batch, BatchSpec, Declaration, Law, Rng, transform
+from counterpoint import Field as Part
 
 __all__ = ["Grid", "GridMask", "grid_mask", "mask_images"]
 
@@ -85,13 +86,17 @@ class GridMask(Algorithm[Grid], name="gridmask"):
     d_max: int = Field(default=224, ge=3, description="unit that is not reached any more, in pixels")
     ratio: float = Field(default=0.6, gt=0, lt=1, description="width of the kept stripes, as a share of a unit")
     rotate: float = Field(default=360.0, ge=0, le=360, description="largest angle of the grid, in degrees")
-    fill: float = Field(default=0.0, description="value of a dropped pixel; 0 is the mean of normalised images")
+    fill: float = Field(default=0.0, description="value of a dropped pixel; 0 is the mean only of normalised images")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.d_min >= self.d_max:
             raise ValueError(f"d_min must be below d_max; they are {self.d_min} and {self.d_max}")
         return self
+
+    def declared(self) -> Declaration:
+        """Return the declaration with the constant of this instance."""
+        return self.declaration.refine("apply", Part.INPUTS, fills=self.fill)
 
     def draw(self, batch: BatchSpec, rng: Rng) -> Grid:
         period = rng.integers(self.d_min, self.d_max, (batch.size,))

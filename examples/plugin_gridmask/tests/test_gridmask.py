@@ -96,8 +96,17 @@ def test_a_plan_with_mixup_and_label_smoothing_orders_it_and_repeats_itself() ->
     assert torch.equal(inputs, again[0])
     assert torch.equal(targets, again[1])
     assert plans[0].order == plans[1].order
-    assert plans[0].order.index("mixup") < plans[0].order.index("gridmask")  # filling comes last
+    assert plans[0].order == ("dense_targets", "label_smoothing", "gridmask", "mixup")  # single samples before mixing
     assert not torch.equal(inputs, plans[0](images, labels, step=5)[0])
+
+
+def test_it_commutes_with_another_fill_only_if_the_constant_is_the_same() -> None:
+    settings = {"d_min": 2, "d_max": 3, "ratio": 0.5}
+    same = [plan_of(*order).order for order in (("cutout", GridMask(**settings)), (GridMask(**settings), "cutout"))]
+    assert same[0] == same[1]
+    other = GridMask(**settings, fill=1.0)
+    assert plan_of("cutout", other).order == ("cutout", "gridmask")
+    assert plan_of(other, "cutout").order == ("gridmask", "cutout")
 
 
 def test_it_edits_images_alone() -> None:
