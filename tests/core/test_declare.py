@@ -1,0 +1,123 @@
+"""A class that declares its effects wrongly fails when it is created, and says how to write it."""
+
+from __future__ import annotations
+
+import pytest
+
+import counterpoint as cp
+from counterpoint.algorithms import MixUp
+
+
+def refused(*words: str) -> pytest.RaisesExc[cp.DeclarationError]:
+    return pytest.raises(
+        cp.DeclarationError,
+        check=lambda error: all(word in str(error) for word in ("wrong:", "why:", "right:", *words)),
+    )
+
+
+def test_a_transform_declares_an_edit() -> None:
+    with refused("declares no edit"):
+
+        @cp.transform()
+        def apply(self: object, batch: object, draws: object) -> None: ...
+
+
+def test_kinds_need_a_law() -> None:
+    with refused("law=Law.CONVEX", "Edit"):
+
+        @cp.transform(inputs=cp.CONTINUOUS)
+        def apply(self: object, batch: object, draws: object) -> None: ...
+
+
+def test_kinds_belong_to_their_field() -> None:
+    with refused("dense", "one field"):
+
+        @cp.transform(inputs={cp.DENSE}, law=cp.Law.CONVEX)
+        def apply(self: object, batch: object, draws: object) -> None: ...
+
+    with refused("at least one kind"):
+
+        @cp.transform(inputs=set(), law=cp.Law.CONVEX)
+        def apply(self: object, batch: object, draws: object) -> None: ...
+
+
+def test_unknown_fields_get_the_nearest() -> None:
+    with refused("'paramters'", "'parameters'"):
+        cp.after(cp.Event.STEP, reads="paramters")(lambda self, state, scope: None)
+
+
+def test_methods_take_the_arguments_that_they_get() -> None:
+    with refused("apply(self, batch, draws)"):
+
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.CONVEX)
+        def apply(self: object, batch: object) -> None: ...
+
+    with refused("(self, state, scope, run)"):
+
+        @cp.replace(cp.Event.STEP, writes="parameters")
+        def run(self: object, state: object, scope: object) -> None: ...
+
+
+def test_a_hook_names_what_it_touches() -> None:
+    with refused("names no field"):
+
+        @cp.before(cp.Event.UPDATE)
+        def hook(self: object, state: object, scope: object) -> None: ...
+
+
+def test_only_what_is_written_is_restored() -> None:
+    with refused("can be restored"):
+
+        @cp.around(cp.Event.EVALUATION, reads="parameters", restores="parameters")
+        def hook(self: object, state: object, scope: object) -> object:
+            yield
+
+
+def test_around_hooks_yield_and_others_do_not() -> None:
+    with refused("outcome = yield"):
+
+        @cp.around(cp.Event.EVALUATION, writes="parameters")
+        def hook(self: object, state: object, scope: object) -> None: ...
+
+    with refused("outcome = yield"):
+
+        @cp.after(cp.Event.STEP, reads="parameters")
+        def other(self: object, state: object, scope: object) -> object:
+            yield
+
+
+def test_only_the_step_is_replaced() -> None:
+    with refused("Event.EPOCH", "Event.STEP"):
+        cp.replace(cp.Event.EPOCH, writes="parameters")
+
+
+def test_an_algorithm_does_something() -> None:
+    with refused("would do nothing"):
+
+        class Idle(cp.Algorithm[None], name="idle"):
+            pass
+
+
+def test_names_are_snake_case() -> None:
+    with refused("'My-Method'"):
+
+        class MyMethod(MixUp, name="My-Method"):
+            pass
+
+
+def test_a_declared_method_is_declared_again_when_it_is_replaced() -> None:
+    with refused("def apply", "MixUp"):
+
+        class Other(MixUp, name="other"):
+            def apply(self, batch: cp.Batch, draws: object) -> cp.Batch:
+                return batch
+
+
+def test_the_name_follows_the_class_unless_it_is_stated() -> None:
+    class BlurPoolLike(MixUp):
+        pass
+
+    assert BlurPoolLike.name == "blur_pool_like"
+    assert BlurPoolLike().identity == "blur_pool_like"
+    assert MixUp(id="second").identity == "second"
+    assert MixUp.name == "mixup"

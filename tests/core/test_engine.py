@@ -1,0 +1,311 @@
+"""Events, spans and hooks: what runs when, what is restored, and what a hook may touch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import counterpoint as cp
+from counterpoint.algorithms import EMA, MixUp
+from tests.core.methods import LOG, Scale, Trace, Twice, check
+
+
+@pytest.fixture(autouse=True)
+def _fresh_log() -> Iterator[None]:
+    LOG.clear()
+    yield
+    LOG.clear()
+
+
+def make(plan: cp.Plan) -> tuple[cp.Engine, nn.Module, Tensor, Tensor]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 4))
+    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    return engine, model, torch.linspace(0, 1, 96).view(6, 1, 4, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+
+
+def train(engine: cp.Engine, model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    with engine.batch(inputs, targets) as batch:
+
+        def closure() -> Tensor:
+            LOG.append("closure")
+            loss = nn.functional.cross_entropy(model(batch.inputs), batch.targets)
+            loss.backward()
+            return loss.detach()
+
+        return engine.step(closure)
+
+
+def test_hooks_run_in_their_places() -> None:
+    engine, model, inputs, targets = make(check([Trace()]))
+    with engine.fit(), engine.epoch():
+        train(engine, model, inputs, targets)
+        with engine.evaluation():
+            LOG.append("evaluate")
+    assert LOG == [
+        "closure",
+        "trace:before-update",
+        "trace:after-update",
+        "trace:enter",
+        "evaluate",
+        "trace:leave well",
+    ]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_a_hook_learns_how_its_span_ended(error: type[BaseException]) -> None:
+    engine, *_ = make(check([Trace(id="one"), Trace(id="two", after="one")]))
+    with pytest.raises(error), engine.evaluation():
+        raise error
+    assert ["one:enter", "two:enter", f"two:leave {error.__name__}", f"one:leave {error.__name__}"] == LOG
+
+
+def test_one_hook_that_fails_keeps_no_other_from_restoring() -> None:
+    class Fails(cp.Algorithm[None], name="fails"):
+        @cp.around(cp.Event.EVALUATION, writes="modules")
+        def inside(self, state: object, scope: cp.Scope) -> Generator[None, cp.Outcome, None]:
+            yield
+            raise RuntimeError("cannot restore")
+
+    engine, *_ = make(check([Trace(), Fails(after="trace")]))
+    with pytest.raises(RuntimeError, match="cannot restore"), engine.evaluation():
+        pass
+    assert LOG == ["trace:enter", "trace:leave RuntimeError"]
+
+
+def test_a_hook_that_fails_to_start_lets_the_ones_before_restore() -> None:
+    class Fails(cp.Algorithm[None], name="fails"):
+        @cp.around(cp.Event.EVALUATION, writes="modules")
+        def inside(self, state: object, scope: cp.Scope) -> Generator[None, cp.Outcome, None]:
+            if scope.step >= 0:
+                raise RuntimeError("cannot start")
+            yield
+
+    engine, *_ = make(check([Trace(), Fails(after="trace")]))
+    with pytest.raises(RuntimeError, match="cannot start"), engine.evaluation():
+        LOG.append("evaluate")
+    assert LOG == ["trace:enter", "trace:leave RuntimeError"]
+
+
+def test_a_hook_that_yields_twice_is_an_error() -> None:
+    class Yields(cp.Algorithm[None], name="yields"):
+        @cp.around(cp.Event.EVALUATION, writes="modules")
+        def inside(self, state: object, scope: cp.Scope) -> Generator[None, cp.Outcome, None]:
+            yield
+            yield
+
+    engine, *_ = make(check([Yields()]))
+    with pytest.raises(cp.ContractError, match="yields more than once"), engine.evaluation():
+        pass
+
+
+def test_after_hooks_run_only_when_the_span_ended_well() -> None:
+    engine, _, inputs, targets = make(check([Trace()]))
+
+    def fails() -> Tensor:
+        raise RuntimeError("no loss")
+
+    with pytest.raises(RuntimeError, match="no loss"), engine.batch(inputs, targets):
+        engine.step(fails)
+    assert LOG == []
+    assert engine.batches == 0
+
+
+def test_a_method_may_run_the_closure_more_than_once() -> None:
+    engine, model, inputs, targets = make(check([Twice()]))
+    once, plain, *_ = make(check([Scale(p=0.0)]))
+    train(engine, model, inputs, targets)
+    assert LOG == ["closure", "closure"]
+    LOG.clear()
+    train(once, plain, inputs, targets)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_gradients_are_zeroed_before_each_run() -> None:
+    engine, model, inputs, targets = make(check([]))
+    reference, other, *_ = make(check([]))
+    for _ in range(3):
+        train(engine, model, inputs, targets)
+    optimizer = torch.optim.SGD(other.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(other(inputs), targets).backward()
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+    assert reference.batches == 0
+
+
+def test_conditions_switch_hooks_within_a_batch_and_not_outside() -> None:
+    engine, model, inputs, targets = make(check([Trace(start="1ba", end="2ba")]))
+    for _ in range(3):
+        train(engine, model, inputs, targets)
+    with engine.evaluation():
+        pass
+    assert LOG.count("trace:before-update") == 1
+    assert LOG.count("trace:enter") == 1
+
+
+def test_a_hook_sees_only_what_it_declared() -> None:
+    class Nosy(cp.Algorithm[None], name="nosy"):
+        @cp.after(cp.Event.STEP, reads="gradients")
+        def look(self, state: object, scope: cp.Scope) -> None:
+            assert scope.model is not None
+            assert scope.optimizer is not None
+
+    engine, model, inputs, targets = make(check([Nosy()]))
+    with pytest.raises(cp.ContractError, match=r"nosy.look uses 'optimizer' .*reads='optimizer'"):
+        train(engine, model, inputs, targets)
+
+
+def test_a_hook_reads_the_loss_and_the_edited_batch() -> None:
+    seen: dict[str, Any] = {}
+
+    class Watch(cp.Algorithm[None], name="watch"):
+        @cp.after(cp.Event.STEP, reads=("loss", "targets", "optimizer"))
+        def look(self, state: object, scope: cp.Scope) -> None:
+            seen.update(loss=scope.loss, targets=scope.batch.targets, optimizer=scope.optimizer, step=scope.step)
+
+    engine, model, inputs, targets = make(check([Watch(), MixUp()]))
+    loss = train(engine, model, inputs, targets)
+    assert seen["loss"] is loss
+    assert seen["targets"].shape == (6, 4)
+    assert seen["optimizer"] is engine.optimizer
+    assert seen["step"] == 0
+
+
+def test_transforms_and_hooks_of_a_method_share_one_draw() -> None:
+    seen: list[Any] = []
+
+    class Both(cp.Algorithm[Tensor], name="both"):
+        def draw(self, batch: cp.BatchSpec, rng: cp.Rng) -> Tensor:
+            return rng.uniform()
+
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE)
+        def apply(self, batch: cp.Batch, draws: Tensor) -> cp.Batch:
+            seen.append(draws)
+            return batch
+
+        @cp.transform(targets=cp.INDEX, law=cp.Law.DISPLACE)
+        def apply_to_targets(self, batch: cp.Batch, draws: Tensor) -> cp.Batch:
+            seen.append(draws)
+            return batch
+
+        @cp.after(cp.Event.STEP, reads="loss")
+        def look(self, state: object, scope: cp.Scope) -> None:
+            seen.append(scope.draws)
+
+    plan = check([Both()])
+    assert plan.order == ("both.apply", "both.apply_to_targets", "both")
+    engine, model, inputs, targets = make(plan)
+    train(engine, model, inputs, targets)
+    assert len(seen) == 3
+    assert seen[0] is seen[1]
+    assert seen[1] is seen[2]
+
+
+def test_surgery_comes_before_the_optimizer() -> None:
+    class Surgery(cp.Algorithm[None], name="surgery"):
+        @cp.before(cp.Event.SETUP, writes="modules")
+        def cut(self, state: object, scope: cp.Scope) -> None:
+            assert isinstance(scope.model, nn.Sequential)
+            scope.model[0] = nn.Linear(2, 3)
+
+    plan, model = check([Surgery()]), nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(cp.CounterpointError, match="make the engine first"):
+        cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    engine = cp.Engine(plan, model=model)
+    assert model[0].out_features == 3
+    with (
+        pytest.raises(cp.CounterpointError, match="no optimizer yet"),
+        engine.batch(torch.rand(2, 1, 4, 4), torch.tensor([0, 1])),
+    ):
+        engine.step(lambda: torch.tensor(0.0))
+
+
+def test_the_update_can_be_someone_elses() -> None:
+    updates: list[int] = []
+    plan = check([])
+    model = nn.Linear(16, 4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    engine = cp.Engine(plan, model=model, optimizer=optimizer, update=lambda: updates.append(1))
+    with engine.batch(torch.rand(2, 1, 4, 4), torch.tensor([0, 1])):
+        engine.step(lambda: torch.tensor(0.0))
+    assert updates == [1]
+
+
+def test_state_goes_to_flat_tensors_and_back() -> None:
+    engine, model, inputs, targets = make(check([EMA(), MixUp()]))
+    for _ in range(3):
+        train(engine, model, inputs, targets)
+    packed = {name: value.clone() for name, value in engine.state_dict().items()}
+    assert set(packed) == {"batches", "ema.updates", "ema.weights.1.bias", "ema.weights.1.weight"}
+    other, *_ = make(check([EMA(), MixUp()]))
+    other.load_state_dict(packed)
+    assert other.batches == 3
+    for name, value in other.state_dict().items():
+        assert torch.equal(value, packed[name])
+
+
+def test_a_state_that_does_not_fit_changes_nothing() -> None:
+    engine, *_ = make(check([EMA()]))
+    packed = {name: torch.full_like(value, 7) for name, value in engine.state_dict().items()}
+    before = {name: value.clone() for name, value in engine.state_dict().items()}
+    wrong: list[Callable[[dict[str, Tensor]], object]] = [
+        lambda state: state.pop("ema.updates"),
+        lambda state: state.update({"swa.updates": torch.tensor(0)}),
+        lambda state: state.update({"ema.weights.1.bias": torch.zeros(9)}),
+    ]
+    for spoil in wrong:
+        spoiled = dict(packed)
+        spoil(spoiled)
+        with pytest.raises(cp.CheckpointError):
+            engine.load_state_dict(spoiled)
+        assert all(torch.equal(value, before[name]) for name, value in engine.state_dict().items())
+
+
+def test_state_that_is_no_tensor_is_refused() -> None:
+    class Counts(cp.Algorithm[None], name="counts"):
+        def init(self, model: nn.Module) -> dict[str, int]:
+            return {"count": 0}
+
+        @cp.after(cp.Event.STEP, reads="loss")
+        def look(self, state: object, scope: cp.Scope) -> None: ...
+
+    engine, *_ = make(check([Counts()]))
+    with pytest.raises(cp.DeclarationError, match="torch.tensor"):
+        engine.state_dict()
+
+
+def test_draws_of_the_batch_at_hand_can_be_printed() -> None:
+    engine, _, inputs, targets = make(check([MixUp(), Scale(p=0.0)]))
+    with engine.batch(inputs, targets):
+        assert set(engine.draws()) == {"mixup"}
+    assert engine.draws() == {}
+
+
+def test_the_ranks_draw_independently() -> None:
+    plan = check([MixUp()])
+    inputs, targets = torch.rand(6, 1, 4, 4), torch.tensor([0, 1, 2, 3, 0, 1])
+    edited = [plan(inputs, targets, step=0, rank=rank)[0] for rank in (0, 0, 1)]
+    assert torch.equal(edited[0], edited[1])
+    assert not torch.equal(edited[0], edited[2])
+
+
+def test_shared_methods_draw_alike_on_every_rank() -> None:
+    class Same(cp.Algorithm[Tensor], name="same", shared=True):
+        def draw(self, batch: cp.BatchSpec, rng: cp.Rng) -> Tensor:
+            return rng.uniform()
+
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE)
+        def apply(self, batch: cp.Batch, draws: Tensor) -> cp.Batch:
+            return batch.with_inputs(batch.inputs * draws)
+
+    plan = check([Same()])
+    assert "same draws on every rank" in plan.explain().replace("\n", " ").replace("      ", " ").replace("    ", " ")
+    inputs, targets = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    assert torch.equal(plan(inputs, targets, step=3, rank=0)[0], plan(inputs, targets, step=3, rank=5)[0])
