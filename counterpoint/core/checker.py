@@ -80,7 +80,7 @@ def _conversions(nodes: Sequence[StepNode], loss: LossSpec | None, start: dict[F
 
 def _branch_faults(nodes: Sequence[StepNode]) -> Iterator[Fault]:
     for first, second in combinations(nodes, 2):
-        verdicts = disagreements(first, second)
+        verdicts = disagreements(first, second) if len(first.effects) + len(second.effects) > 2 else []
         if verdicts:
             choice, other = (first, second) if len(first.effects) > 1 else (second, first)
             reasons = "; ".join(sorted({f"{verdict.rule}: {verdict.reason}" for verdict in verdicts}))
@@ -90,7 +90,7 @@ def _branch_faults(nodes: Sequence[StepNode]) -> Iterator[Fault]:
 
 
 def _order_faults(
-    nodes: Sequence[StepNode] | Sequence[HookNode], order: Order, strict_order: bool, terms: Terms
+    nodes: Sequence[StepNode | HookNode], order: Order, strict_order: bool, terms: Terms
 ) -> Iterator[Fault]:
     for edge, between in order.contradictions:
         earlier, later = nodes[edge.first].identity, nodes[edge.second].identity

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, StrEnum
+from functools import cached_property
 from typing import Any
 
 from counterpoint.core.events import Event
@@ -104,6 +105,16 @@ class TransformEffect:
     claims: tuple[Claim, ...] = ()
     reads: frozenset[Field] = frozenset()
     unedited: bool = False
+
+    @cached_property
+    def signature(self) -> str:
+        """Everything by which it is ordered, as text: effects that share it are ordered alike."""
+        parts = []
+        for part, edit in sorted(self.edits.items()):
+            axes = f"{'+'.join(sorted(edit.acts))}/{'+'.join(sorted(edit.varies))}"
+            kinds = f"{'+'.join(sorted(kind.name for kind in edit.needs))}>{edit.gives}"
+            parts.append(f"{part.value}:{edit.form:d}:{axes}:{kinds}:{edit.fills}:{edit.resizes:d}")
+        return f"{';'.join(parts)}|{'+'.join(sorted(self.reads))}|{self.unedited:d}"
 
     @property
     def across_samples(self) -> bool:

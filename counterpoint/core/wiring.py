@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -12,6 +12,7 @@ from counterpoint.core.effects import HookEffect, TransformEffect
 from counterpoint.core.kinds import Field, Kind, names
 from counterpoint.core.member import Member
 from counterpoint.core.order import Edge, Node, Rank
+from counterpoint.core.schedule import Schedule
 
 __all__ = ["HookNode", "StepNode", "batch_edges", "disagreements", "hook_edges", "node_of"]
 
@@ -51,53 +52,55 @@ def node_of(step: StepNode | HookNode) -> Node:
     """Return the step with its canonical key: what it does first, its name only to break ties."""
     if isinstance(step, HookNode):
         return Node(step.name, (repr(sorted(step.effect.writes)), repr(sorted(step.effect.reads)), step.name))
-    described = "|".join(sorted(_describe(effect) for effect in step.effects))
+    conversion = isinstance(step.work, Conversion)
+    resizes = any(effect.resizes for effect in step.effects)
     across = any(effect.across_samples for effect in step.effects)
     fills = any(effect.fills for effect in step.effects)
-    resizes = any(effect.resizes for effect in step.effects)
-    conversion = isinstance(step.work, Conversion)
     levels = "".join(str(int(level)) for level in (not conversion, not resizes, across, fills))
+    described = "&".join(sorted(effect.signature for effect in step.effects))
     return Node(step.name, (levels, described, step.name), listed=not conversion)
-
-
-def _describe(effect: TransformEffect) -> str:
-    parts = []
-    for part, edit in sorted(effect.edits.items()):
-        axes = "+".join(sorted(edit.acts)) + "/" + "+".join(sorted(edit.varies))
-        parts.append(f"{part.value}:{edit.form:d}:{axes}:{names(edit.needs)}:{edit.gives}:{edit.fills}")
-    return ";".join(parts)
 
 
 def batch_edges(steps: Sequence[StepNode], start: dict[Field, Kind]) -> list[Edge]:
     """Return the edges between the steps of a batch, whose fields start out as ``start`` says."""
-    edges = list(_needs(steps, start))
-    settled = {(edge.first, edge.second) for edge in edges}
+    edges = [*_needs(steps, start), *_wishes(steps)]
+    settled = {frozenset((edge.first, edge.second)) for edge in edges}
+    alike = _numbered([(tuple(effect.signature for effect in step.effects), _schedule(step)) for step in steps])
+    verdicts: dict[tuple[int, int], Verdict | None] = {}
     for i, j in combinations(range(len(steps)), 2):
-        wishes = list(_wishes(steps, i, j))
-        edges += wishes
-        if wishes or (i, j) in settled or (j, i) in settled:
-            continue
-        edges += _judged(i, j, judge(steps[i], steps[j]))
+        pair = alike[i], alike[j]
+        if pair not in verdicts:
+            verdicts[pair] = judge(steps[i], steps[j])
+        verdict = verdicts[pair]
+        if verdict is not None and frozenset((i, j)) not in settled:
+            edges.append(_judged(i, j, verdict))
     return edges
 
 
 def hook_edges(hooks: Sequence[HookNode]) -> list[Edge]:
     """Return the edges between hooks of one moment."""
-    edges: list[Edge] = []
+    edges = list(_wishes(hooks))
+    settled = {frozenset((edge.first, edge.second)) for edge in edges}
     for i, j in combinations(range(len(hooks)), 2):
-        wishes = list(_wishes(hooks, i, j))
-        edges += wishes
-        if not wishes and not hooks_commute(hooks[i].effect, hooks[j].effect):
-            edges += _judged(i, j, _LISTED)
+        if frozenset((i, j)) not in settled and not hooks_commute(hooks[i].effect, hooks[j].effect):
+            edges.append(_judged(i, j, _LISTED))
     return edges
 
 
-def _judged(i: int, j: int, verdict: Verdict | None) -> Iterator[Edge]:
-    if verdict is None:
-        return
+def _numbered(things: Sequence[Hashable]) -> list[int]:
+    """Return a number for each thing, equal for equal things."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(thing, len(numbers)) for thing in things]
+
+
+def _schedule(step: StepNode) -> Schedule:
+    return step.work.schedule if isinstance(step.work, Member) else Schedule()
+
+
+def _judged(i: int, j: int, verdict: Verdict) -> Edge:
     first, second = (j, i) if verdict.sign > 0 else (i, j)
     rank = Rank.CONVENTION if verdict.sign else Rank.LISTED
-    yield Edge(first, second, rank, verdict.rule, verdict.reason)
+    return Edge(first, second, rank, verdict.rule, verdict.reason)
 
 
 def judge(first: StepNode, second: StepNode) -> Verdict | None:
@@ -117,29 +120,26 @@ def disagreements(first: StepNode, second: StepNode) -> list[Verdict]:
 
 
 def _verdicts(first: StepNode, second: StepNode) -> list[Verdict]:
-    if not _meet(first, second):
+    if not _schedule(first).meets(_schedule(second)):
         return []
     return [convention(mine, other) for mine in first.effects for other in second.effects if not commute(mine, other)]
 
 
-def _meet(first: StepNode, second: StepNode) -> bool:
-    """Whether the two may act on one batch."""
-    members = [step.work for step in (first, second) if isinstance(step.work, Member)]
-    return len(members) < 2 or members[0].schedule.meets(members[1].schedule)
+def _wishes(steps: Sequence[StepNode | HookNode]) -> Iterator[Edge]:
+    places: dict[str, list[int]] = {}
+    for position, step in enumerate(steps):
+        places.setdefault(step.identity, []).append(position)
+    for position, step in enumerate(steps):
+        if isinstance(step.work, Member):
+            for name in step.work.algorithm.before:
+                yield from (_wished(steps, position, other) for other in places.get(name, ()))
+            for name in step.work.algorithm.after:
+                yield from (_wished(steps, other, position) for other in places.get(name, ()))
 
 
-def _wishes(steps: Sequence[StepNode] | Sequence[HookNode], i: int, j: int) -> Iterator[Edge]:
-    for first, second in ((i, j), (j, i)):
-        earlier, later = steps[first], steps[second]
-        if _wants(earlier, later, lambda member: member.algorithm.before) or _wants(
-            later, earlier, lambda member: member.algorithm.after
-        ):
-            reason = f"the user asked for {earlier.identity} before {later.identity}"
-            yield Edge(first, second, Rank.WISH, "wish", reason)
-
-
-def _wants(wisher: StepNode | HookNode, other: StepNode | HookNode, wish: Callable[[Member], tuple[str, ...]]) -> bool:
-    return isinstance(wisher.work, Member) and other.identity in wish(wisher.work)
+def _wished(steps: Sequence[StepNode | HookNode], first: int, second: int) -> Edge:
+    reason = f"the user asked for {steps[first].identity} before {steps[second].identity}"
+    return Edge(first, second, Rank.WISH, "wish", reason)
 
 
 def _needs(steps: Sequence[StepNode], start: dict[Field, Kind]) -> Iterator[Edge]:

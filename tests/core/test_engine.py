@@ -277,7 +277,7 @@ def test_state_that_is_no_tensor_is_refused() -> None:
         def look(self, state: object, scope: cp.Scope) -> None: ...
 
     engine, *_ = make(check([Counts()]))
-    with pytest.raises(cp.DeclarationError, match="torch.tensor"):
+    with pytest.raises(cp.DeclarationError, match=r"torch\.tensor"):
         engine.state_dict()
 
 
