@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
-from counterpoint.core.errors import CompositionError, ConfigError, DataError
+from counterpoint.core.errors import CompositionError, ConfigError, DataError, RunDirectoryError
 from counterpoint.core.faults import Fault
-from counterpoint.trainer.trainer import Trainer
-from counterpoint.trainer.yaml import load_config
+from counterpoint.trainer.components import ComponentOf
+from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.explain import config_error
+from counterpoint.trainer.yaml import load_config, read_config
+
+if TYPE_CHECKING:
+    from counterpoint.trainer.trainer import Trainer
 
 __all__ = ["check_config", "train_config"]
 
 
 def train_config(path: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:
     """Train as the config at ``path`` says."""
-    _trainer(path, overrides).fit(resume=resume, overwrite=overwrite)
+    config = load_config(path, overrides)
+    trainer = _trainer(path, config)
+    if config.run_dir is None:
+        raise ConfigError(
+            f"{path}: run_dir: is missing; write the folder to keep the run in, such as `run_dir: runs/1`"
+        )
+    try:
+        trainer.fit(resume=resume, overwrite=overwrite)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{path}: {error}") from error
 
 
 def check_config(path: str, overrides: Sequence[str], *, as_json: bool) -> None:
     """Print the plan of a config; ``as_json`` also writes the faults of a wrong one to stdout."""
     try:
-        plan = _trainer(path, overrides).plan
+        plan = _trainer(path, _checked(path, overrides)).plan
     except ConfigError as error:
         if as_json:
             faults = error.faults or (Fault("config", str(error), ""),)
@@ -32,12 +48,48 @@ def check_config(path: str, overrides: Sequence[str], *, as_json: bool) -> None:
     typer.echo(plan.to_json() if as_json else plan.explain())
 
 
-def _trainer(path: str, overrides: Sequence[str]) -> Trainer:
+def _checked(path: str, overrides: Sequence[str]) -> RunConfig:
+    """Read a config; if it is wrong, raise all of its faults, those of its composition included."""
+    tree = read_config(path, overrides)
+    try:
+        return RunConfig.parse(tree, source=path, overrides=overrides)
+    except ConfigError as error:
+        raise config_error(path, (*error.faults, *_further_faults(tree))) from None
+
+
+def _trainer(path: str, config: RunConfig) -> Trainer:
     """Make everything that a run needs, before anything is trained or written; every fault names the file."""
-    config = load_config(path, overrides)
+    from counterpoint.trainer.trainer import Trainer  # slow to import, which a wrong config should not wait for
+
     try:
         return Trainer(config)
-    except (CompositionError, ConfigError) as error:
-        raise ConfigError(f"{path}: {error}", error.faults) from error
-    except DataError as error:
+    except CompositionError as error:
+        raise config_error(path, error.faults) from None
+    except (ConfigError, DataError, RunDirectoryError) as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _further_faults(tree: Mapping[str, Any]) -> tuple[Fault, ...]:
+    """Return what does not fit among the methods whose own settings are right, where the rest of the config is right.
+
+    An order that refers to one of the wrong methods is no fault of its own.
+    """
+    from counterpoint.trainer.trainer import Trainer
+
+    listed = tree.get("algorithms")
+    sound = [item for item in listed if _is_sound(item)] if isinstance(listed, list) else []
+    try:
+        Trainer(RunConfig.model_validate({**tree, "algorithms": sound}))
+    except CompositionError as error:
+        return tuple(fault for fault in error.faults if fault.code != "unknown-reference")
+    except (ConfigError, DataError, RunDirectoryError, ValidationError):  # told before, or once this is right
+        return ()
+    return ()
+
+
+def _is_sound(item: object) -> bool:
+    try:
+        TypeAdapter(Annotated[Any, ComponentOf("algorithms")]).validate_python(item)
+    except ValidationError:
+        return False
+    return True

@@ -97,7 +97,9 @@ class RunConfig(BaseModel):
         >>> RunConfig.parse({"task": "multiclass", "max_duration": "2ep", "workers": -1}, source="run.yaml")
         Traceback (most recent call last):
             ...
-        counterpoint.core.errors.ConfigError: run.yaml: workers = -1: is not allowed; write a whole number, ...
+        counterpoint.core.errors.ConfigError: run.yaml: 1 fault in the config:
+          [bad-setting] workers = -1: is not allowed
+            fix: write a whole number, at least 0 (default: 0)
         """
         try:
             return cls.model_validate(tree)

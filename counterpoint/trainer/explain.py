@@ -15,7 +15,7 @@ from counterpoint.core.faults import Fault
 from counterpoint.trainer.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME
 from counterpoint.trainer.settings import settings_of
 
-__all__ = ["explain"]
+__all__ = ["config_error", "explain"]
 
 Place = tuple[int | str, ...]
 OWN_WORDS = {
@@ -37,10 +37,21 @@ def explain(
     found = error.errors(include_url=False)
     causes = [details for details in found if not _follows(details, found)]
     faults = tuple(dict.fromkeys(_fault(details, config, tree, overrides) for details in causes))
-    lines = [f"{fault.message}; {fault.fix}" if fault.fix else fault.message for fault in faults]
-    if len(lines) == 1:
-        return ConfigError(f"{source}: {lines[0]}", faults)
-    return ConfigError("\n".join([f"{source}: {len(lines)} faults", *(f"  {line}" for line in lines)]), faults)
+    return config_error(source, faults)
+
+
+def config_error(source: str, faults: Sequence[Fault]) -> ConfigError:
+    """Return the ``ConfigError`` that says all that is wrong with a config, each fault with its code and its fix.
+
+    >>> print(config_error("run.yaml", [Fault("bad-setting", "sed = 3: there is no such key", "did you mean 'seed'?")]))
+    run.yaml: 1 fault in the config:
+      [bad-setting] sed = 3: there is no such key
+        fix: did you mean 'seed'?
+    """
+    lines = [f"{source}: {'1 fault' if len(faults) == 1 else f'{len(faults)} faults'} in the config:"]
+    for fault in faults:
+        lines += [f"  [{fault.code}] {fault.message}", *([f"    fix: {fault.fix}"] if fault.fix else [])]
+    return ConfigError("\n".join(lines), faults)
 
 
 def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
@@ -57,16 +68,20 @@ def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, An
         place = (*_within(details["loc"][:-1], tree), details["loc"][-1])
     owner, depth = _owner(place, config, tree)
     key = ".".join(map(str, place))
-    where = key + ("" if missing else _shown(details["input"])) + _origin(key, overrides)
+    value = "" if details["type"] in ("missing", "invalid_key") else _shown(details["input"])
+    where = key + value + _origin(key, overrides)
     setting = settings_of(owner).get(str(place[depth])) if depth == len(place) - 1 else None
-    if details["type"] == "extra_forbidden":
+    if details["type"] in ("extra_forbidden", "invalid_key"):
         known = [*owner.model_fields, "name"] if depth else list(owner.model_fields)
         noun = "setting" if depth else "key"
         return Fault("bad-setting", f"{where}: there is no such {noun}", nearest(str(place[-1]), known)[2:])
     if missing:
         return Fault("bad-setting", f"{where}: is missing", f"write {setting.allowed}" if setting else "")
     if details["type"] in OWN_WORDS:
-        return Fault(OWN_WORDS[details["type"]], f"{where}: {details['msg'].removeprefix('Value error, ')}", "")
+        code = OWN_WORDS[details["type"]]
+        if code in ("unknown-algorithm", "not-an-algorithm") and place[0] != "algorithms":
+            code = "bad-setting"
+        return Fault(code, f"{where}: {details['msg'].removeprefix('Value error, ')}", "")
     if setting is None:
         return Fault("bad-setting", f"{where}: {details['msg'].replace('Input should', 'must')}", "")
     return Fault("bad-setting", f"{where}: is not allowed", f"write {setting}")
@@ -76,10 +91,14 @@ def _within(place: Place, tree: Mapping[str, Any]) -> Place:
     """Cut off what pydantic adds to the place of a fault for each member of a union."""
     held: Any = tree
     for depth, part in enumerate(place):
-        if not ((isinstance(held, Mapping) and part in held) or (isinstance(held, list) and isinstance(part, int))):
+        if not _holds(held, part):
             return place[:depth]
         held = held[part]
     return place
+
+
+def _holds(held: object, part: int | str) -> bool:
+    return part in held if isinstance(held, Mapping) else isinstance(held, list) and isinstance(part, int)
 
 
 def _owner(place: Place, config: type[BaseModel], tree: Mapping[str, Any]) -> tuple[type[BaseModel], int]:
