@@ -68,7 +68,7 @@ def dense_cross_entropy(
 
     absent = dense == 0
     # A target of 0 times a log-probability of minus infinity must be 0, not NaN.
-    chosen = -(weighted * log_p.masked_fill(absent & ~log_p.isfinite(), 0)).sum(1)
+    chosen = -(weighted * log_p.masked_fill(absent & (log_p == -torch.inf), 0)).sum(1)
     # Filling cuts ignored positions off the gradient: where all are ignored, the mean is NaN and the gradient 0.
     ignored = absent.all(1)
     loss = _reduced(chosen.masked_fill(ignored, 0), weighted, reduction)

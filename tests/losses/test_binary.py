@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -112,7 +113,9 @@ def test_parts_of_a_batch_add_up_to_the_whole(reduction: str) -> None:
 
 @pytest.mark.parametrize("loss", [binary_cross_entropy, binary_cross_entropy_with_logits])
 @pytest.mark.parametrize(("outputs", "targets"), [((4, 1), (4,)), ((4,), (4, 1)), ((4, 3), (4, 1)), ((4, 3), (3,))])
-def test_shapes_that_do_not_match_are_refused(loss, outputs: tuple[int, ...], targets: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+def test_shapes_that_do_not_match_are_refused(
+    loss: Callable[..., Tensor], outputs: tuple[int, ...], targets: tuple[int, ...]
+) -> None:
     with pytest.raises(DataError, match="both must be the same"):
         loss(torch.zeros(outputs), torch.zeros(targets))
 

@@ -35,7 +35,7 @@ class Weighted(nn.CrossEntropyLoss):
 
 
 class Unhashable:
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return own_loss(outputs, targets)
@@ -183,9 +183,9 @@ def test_what_is_no_kind_of_target_is_refused(loss: Callable[..., Tensor], accep
 @pytest.mark.parametrize("accepts", [None, {"dense"}])
 def test_what_is_no_loss_is_refused(accepts: set[str] | None) -> None:
     with pytest.raises(ConfigError, match=r"write CrossEntropyLoss\(\)"):
-        resolve_loss(nn.CrossEntropyLoss, accepts=accepts)  # type: ignore[arg-type]
+        resolve_loss(nn.CrossEntropyLoss, accepts=accepts)
     with pytest.raises(ConfigError, match="'cross_entropy'; give a module"):
-        resolve_loss("cross_entropy", accepts=accepts)  # type: ignore[arg-type]
+        resolve_loss("cross_entropy", accepts=accepts)
 
 
 def test_the_public_names_are_exact() -> None:
