@@ -9,8 +9,9 @@ from torch import Tensor
 
 from counterpoint.core.batch import Batch
 from counterpoint.core.conversions import Conversion, check_classes
+from counterpoint.core.effects import Form
 from counterpoint.core.errors import ContractError, DataError
-from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Field, Kind
+from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
 from counterpoint.core.plan import BatchStep, Plan
 
 __all__ = ["check_batch", "check_step"]
@@ -41,6 +42,8 @@ def check_batch(plan: Plan, batch: Batch) -> Batch:
             f"{batch.task} takes {batch.targets_kind} targets, which are floating, not {batch.targets.dtype}"
         )
     _check_values(batch.targets, batch.targets_kind, batch.num_classes)
+    if batch.targets_kind == DENSE:
+        _check_masses(batch.targets)
     return batch
 
 
@@ -94,13 +97,22 @@ def _check_values(targets: Tensor, kind: Kind, num_classes: int | None) -> None:
         raise DataError(f"{wrong} {targets.min().item()}")
     if kind == MULTI_HOT and targets.max() > 1:
         raise DataError(f"multi_hot targets are at most 1; found {targets.max().item()}")
-    if kind == DENSE:
-        mass = targets.sum(1, dtype=torch.float64)
-        wrong_mass = torch.minimum(mass.abs(), (mass - 1).abs()) > _MASS_ERROR
-        if wrong_mass.any():
-            raise DataError(
-                f"a dense row has mass {mass[wrong_mass][0].item():g}; it must be 1, or 0 where the position is ignored"
-            )
+
+
+def _check_masses(targets: Tensor) -> None:
+    """Check that each dense row has mass 1, or 0."""
+    if targets.device.type != "cpu":
+        return
+    mass = _masses(targets)
+    wrong = torch.minimum(mass.abs(), (mass - 1).abs()) > _MASS_ERROR
+    if wrong.any():
+        raise DataError(
+            f"a dense row has mass {mass[wrong][0].item():g}; it must be 1, or 0 where the position is ignored"
+        )
+
+
+def _masses(targets: Tensor) -> Tensor:
+    return targets.sum(1, dtype=torch.float64)
 
 
 def check_step(step: BatchStep, before: Batch, after: Batch) -> None:
@@ -121,8 +133,29 @@ def check_step(step: BatchStep, before: Batch, after: Batch) -> None:
                 f"{step.name} turns {part.value} of shape {tuple(old.shape)} into {tuple(new.shape)}: "
                 f"declare Edit(resizes=True) for {part.value}, or keep the shape"
             )
-    if after.targets_kind in (DENSE, MULTI_HOT):
-        try:
-            _check_values(after.targets, after.targets_kind, after.num_classes)
-        except DataError as error:
-            raise ContractError(f"after {step.name}, {error}") from error
+    try:
+        _check_values(after.targets, after.targets_kind, after.num_classes)
+        if after.targets_kind == DENSE and before.targets_kind != DENSE:
+            _check_masses(after.targets)
+    except DataError as error:
+        raise ContractError(f"after {step.name}, {error}") from error
+    if before.targets_kind == after.targets_kind == DENSE and after.targets is not before.targets:
+        _check_kept_masses(step, before.targets, after.targets)
+
+
+def _check_kept_masses(step: BatchStep, before: Tensor, after: Tensor) -> None:
+    """Check that rows keep their mass, or where rows are mixed, that it lies between the masses of those."""
+    if after.device.type != "cpu" or after.numel() == 0:
+        return
+    edits = [effect.edits[Field.TARGETS] for effect in step.effects if Field.TARGETS in effect.edits]
+    low = high = old = _masses(before)
+    new = _masses(after)
+    if new.shape != old.shape or any(edit.acts & {Axis.SAMPLE, Axis.POSITION} for edit in edits):
+        averages = all(edit.form <= Form.AVERAGE for edit in edits)
+        low, high = (old.min() if averages else torch.zeros(())), old.max()
+    wrong = (new < low - _MASS_ERROR) | (new > high + _MASS_ERROR)
+    if wrong.any():
+        raise ContractError(
+            f"after {step.name}, a dense row has mass {new[wrong][0].item():g}: a step keeps the mass of each row, and "
+            "one that mixes rows leaves none with less or more mass than it found; scale the rows back"
+        )

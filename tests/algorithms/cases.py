@@ -1,0 +1,185 @@
+"""What every built-in method must do, written from the papers' formulas in float64 loops, not from its code.
+
+``CASES`` holds at least one case for each registered name; ``test_cases.py`` fails where one is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
+from counterpoint.core import Algorithm
+
+Array = NDArray[np.float64]
+Pair = tuple[Array, Array]
+Draws = Mapping[str, Any]
+ALL_TASKS = ("multiclass", "segmentation", "multilabel", "regression")
+FLOATING = ("image", "unit", "normalized")
+IMAGES = (*FLOATING, "bytes")
+CLASS_TASKS = ("multiclass", "segmentation", "multilabel")
+
+
+@dataclass(frozen=True)
+class EditCase:
+    """A method that edits batches.
+
+    ``reference(inputs, targets, draws, task)`` takes float64 arrays, inputs (N, C, H, W) and targets dense, with the
+    draws of the method by name, its own under ``""``. ``dense`` says whether it needs dense targets, ``tasks`` the
+    tasks it has a meaning for, ``inputs`` the kinds of input.
+    """
+
+    algorithm: Algorithm[Any]
+    reference: Callable[[Array, Array, Draws, str], Pair]
+    tasks: tuple[str, ...] = ALL_TASKS
+    inputs: tuple[str, ...] = FLOATING
+    dense: bool = True
+
+
+@dataclass(frozen=True)
+class WeightsCase:
+    """A method that changes what is evaluated.
+
+    ``reference(start, trained)`` takes the values of the model at the start and after each step on which the method
+    acts, and returns those that an evaluation must see.
+    """
+
+    algorithm: Algorithm[Any]
+    reference: Callable[[Mapping[str, Array], Sequence[Mapping[str, Array]]], Mapping[str, Array]]
+    tasks: tuple[str, ...] = ALL_TASKS
+
+
+Case = EditCase | WeightsCase
+
+
+def naive_mixup(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
+    lam, partners = float(draws[""].lam), draws[""].perm.tolist()
+    x, y = np.empty_like(inputs), np.empty_like(targets)
+    for i, j in enumerate(partners):
+        x[i] = lam * inputs[i] + (1 - lam) * inputs[j]
+        y[i] = lam * targets[i] + (1 - lam) * targets[j]
+    return x, y
+
+
+def naive_cutmix(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
+    boxes, partners = draws[""].boxes.tolist(), draws[""].perm.tolist()
+    height, width = inputs.shape[2:]
+    x, y = inputs.copy(), targets.copy()
+    for i, j in enumerate(partners):
+        left, top, right, bottom = boxes[i if len(boxes) > 1 else 0]
+        pasted = 0
+        for row in range(height):
+            for column in range(width):
+                if left <= column < right and top <= row < bottom:
+                    pasted += 1
+                    x[i, :, row, column] = inputs[j, :, row, column]
+                    if task == "segmentation":
+                        y[i, :, row, column] = targets[j, :, row, column]
+        if task != "segmentation":
+            kept = (height * width - pasted) / (height * width)
+            y[i] = kept * targets[i] + (1 - kept) * targets[j]
+    return x, y
+
+
+def naive_cutout(fill: float) -> Callable[[Array, Array, Draws, str], Pair]:
+    def reference(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
+        boxes = draws[""].tolist()
+        x = inputs.copy()
+        for i in range(len(x)):
+            for left, top, right, bottom in boxes[i if len(boxes) > 1 else 0]:
+                for row in range(top, bottom):
+                    for column in range(left, right):
+                        x[i, :, row, column] = fill
+        return x, targets
+
+    return reference
+
+
+def naive_smoothing(smoothing: float) -> Callable[[Array, Array, Draws, str], Pair]:
+    def reference(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
+        if task == "multilabel":
+            return inputs, np.array([[(1 - smoothing) * label + smoothing / 2 for label in row] for row in targets])
+        rows = np.moveaxis(targets, 1, -1)
+        smooth = np.empty_like(rows)
+        for place in np.ndindex(*rows.shape[:-1]):
+            mass = sum(float(share) for share in rows[place])
+            for label in range(rows.shape[-1]):
+                smooth[(*place, label)] = (1 - smoothing) * rows[(*place, label)] + smoothing / rows.shape[-1] * mass
+        return inputs, np.moveaxis(smooth, -1, 1)
+
+    return reference
+
+
+def naive_choice(
+    **branches: Callable[[Array, Array, Draws, str], Pair],
+) -> Callable[[Array, Array, Draws, str], Pair]:
+    def reference(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
+        chosen = draws[""]
+        branch = chosen.rpartition(".")[2]
+        return branches[branch](inputs, targets, {"": draws[chosen]}, task)
+
+    return reference
+
+
+def naive_average(
+    decay: float, *, warmup: bool
+) -> Callable[[Mapping[str, Array], Sequence[Mapping[str, Array]]], Mapping[str, Array]]:
+    def reference(start: Mapping[str, Array], trained: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+        average = dict(trained[0])
+        for t, values in enumerate(trained[1:], start=1):
+            d = min(decay, (1 + t) / (10 + t)) if warmup else decay
+            for name, value in values.items():
+                counts = value.dtype.kind == "i"
+                average[name] = value if counts else d * average[name] + (1 - d) * value
+        return average
+
+    return reference
+
+
+CASES: dict[str, tuple[Case, ...]] = {
+    "mixup": (
+        EditCase(MixUp(), naive_mixup),
+        EditCase(MixUp(alpha=1.0), naive_mixup),
+        EditCase(MixUp(alpha=0.0), naive_mixup),
+    ),
+    "cutmix": (
+        EditCase(CutMix(), naive_cutmix, inputs=IMAGES),
+        EditCase(CutMix(alpha=0.5, per_sample=True), naive_cutmix),
+        EditCase(CutMix(alpha=0.0), naive_cutmix),
+    ),
+    "cutout": (
+        EditCase(CutOut(), naive_cutout(0.0), inputs=IMAGES, dense=False),
+        EditCase(CutOut(length=0.3, num_holes=3), naive_cutout(0.0), dense=False),
+        EditCase(CutOut(length=1.0, per_sample=False), naive_cutout(0.0), dense=False),
+        EditCase(CutOut(fill=114, space="bytes"), naive_cutout(114.0), inputs=("bytes",), dense=False),
+        EditCase(CutOut(fill=0.5, space="unit", num_holes=2), naive_cutout(0.5), inputs=("unit",), dense=False),
+    ),
+    "label_smoothing": (
+        EditCase(LabelSmoothing(), naive_smoothing(0.1), CLASS_TASKS, inputs=(*IMAGES, "features")),
+        EditCase(LabelSmoothing(smoothing=0.0), naive_smoothing(0.0), CLASS_TASKS),
+        EditCase(LabelSmoothing(smoothing=1.0), naive_smoothing(1.0), CLASS_TASKS),
+    ),
+    "one_of": (
+        EditCase(OneOf(algorithms=[MixUp(alpha=1.0), CutMix()]), naive_choice(mixup=naive_mixup, cutmix=naive_cutmix)),
+        EditCase(
+            OneOf(algorithms=[CutMix(id="small", alpha=3.0), CutOut(), MixUp()], weights=[1, 2, 0]),
+            naive_choice(small=naive_cutmix, cutout=naive_cutout(0.0), mixup=naive_mixup),
+        ),
+    ),
+    "ema": (
+        WeightsCase(EMA(), naive_average(0.5 ** (1 / 100), warmup=True)),
+        WeightsCase(EMA(half_life=4, warmup=False), naive_average(0.5 ** (1 / 4), warmup=False)),
+        WeightsCase(EMA(decay=0.9), naive_average(0.9, warmup=True)),
+        WeightsCase(EMA(decay=0.0, warmup=False), naive_average(0.0, warmup=False)),
+        WeightsCase(EMA(half_life=2, every=3, warmup=False), naive_average(0.5 ** (3 / 2), warmup=False)),
+    ),
+}
+
+
+def without_a_case(registered: Sequence[str]) -> set[str]:
+    """Return the registered names that have no case."""
+    return {name for name in registered if not CASES.get(name)}
