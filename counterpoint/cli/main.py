@@ -21,6 +21,7 @@ from counterpoint.core.errors import (
 __all__ = ["main"]
 
 FAILED, WRONG = 1, 2
+_SIGNALLED = 128
 _USERS_FAULT = (CompositionError, ConfigError, PluginError, RunDirectoryError)
 
 
@@ -34,26 +35,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     >>> main(["show", "mixpu"])
     2
     """
-    with _ending_on_sigterm():
+    with _listening() as received:
         try:
             app(args=None if arguments is None else list(arguments), prog_name="counterpoint")
-        except SystemExit as end:
-            return end.code if isinstance(end.code, int) else FAILED
-        except CounterpointError as error:
-            sys.stderr.write(f"error: {error}\n")
-            return WRONG if isinstance(error, _USERS_FAULT) else FAILED
+        except BaseException as end:
+            if received:  # whatever others have made of the exception that the signal raised
+                return _SIGNALLED + received[0]
+            if isinstance(end, SystemExit):
+                return end.code if isinstance(end.code, int) else FAILED
+            if not isinstance(end, CounterpointError):
+                raise
+            sys.stderr.write(f"error: {end}\n")
+            return WRONG if isinstance(end, _USERS_FAULT) else FAILED
     return 0
 
 
 @contextmanager
-def _ending_on_sigterm() -> Iterator[None]:
-    """End by ``SystemExit`` on SIGTERM, so that everything open is closed as after any other end."""
-    previous = signal.signal(signal.SIGTERM, _end)
+def _listening() -> Iterator[list[int]]:
+    """End by an exception on SIGINT and SIGTERM, so that everything open is closed; gives the signals received."""
+    received: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        received.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(_SIGNALLED + number)
+
+    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _end(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

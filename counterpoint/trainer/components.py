@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from counterpoint.core.algorithm import Algorithm, build
-from counterpoint.core.errors import ConfigError, PluginError, UnknownNameError, nearest
+from counterpoint.core.errors import PluginError, UnknownNameError, nearest
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS
 from counterpoint.trainer.settings import MARK
@@ -98,7 +99,8 @@ class ComponentOf:
 
     def dump(self, component: BaseModel) -> dict[str, Any]:
         """Return the mapping that makes an equal component."""
-        return {"name": self._name_of(component), **component.model_dump(mode="json")}
+        name = component.name if isinstance(component, Algorithm) else _name_of(self.role, type(component))
+        return {"name": name, **component.model_dump(mode="json")}
 
     def load(self, name: str) -> Any:
         """Return the class behind a name, with every reason against it as an error that pydantic gives a place."""
@@ -110,17 +112,18 @@ class ComponentOf:
         except PluginError as error:
             raise PydanticCustomError(BROKEN_PLUGIN, "{reason}", {"reason": str(error)}) from error
 
-    def _name_of(self, component: BaseModel) -> str:
-        if isinstance(component, Algorithm):
-            return component.name
-        names = ROLES[self.role]
-        for name in names.names():
-            if _loads(names.load, name) is type(component):
-                return name
-        raise ConfigError(
-            f"{self.role}: {type(component).__name__} is not registered, so that no config can name it; "
-            "register it under an entry point"
-        )
+
+@cache
+def _name_of(role: str, component: type[BaseModel]) -> str:
+    """Return the name of a class: the one it is registered under, else its own.
+
+    Kept, as finding it reads the metadata of every installed package.
+    """
+    names = ROLES[role]
+    for name in names.names():
+        if _loads(names.load, name) is component:
+            return name
+    return component.__name__
 
 
 def _split(value: object) -> tuple[str, dict[str, Any]]:

@@ -98,7 +98,9 @@ def _within(place: Place, tree: Mapping[str, Any]) -> Place:
 
 
 def _holds(held: object, part: int | str) -> bool:
-    return part in held if isinstance(held, Mapping) else isinstance(held, list) and isinstance(part, int)
+    if isinstance(held, Mapping):
+        return part in held
+    return isinstance(held, list) and isinstance(part, int) and part < len(held)
 
 
 def _owner(place: Place, config: type[BaseModel], tree: Mapping[str, Any]) -> tuple[type[BaseModel], int]:

@@ -35,12 +35,12 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises ``ConfigError`` with the file, the key, the value, what is allowed and the fix, for every fault at once.
 
-    >>> from tempfile import NamedTemporaryFile
-    >>> with NamedTemporaryFile("w", suffix=".yaml") as file:
-    ...     _ = file.write("{data: {name: digits, batch_size: 64}, model: mlp, optimizer: sgd, max_duration: 2ep}")
-    ...     file.flush()
-    ...     load_config(file.name, ["optimizer.lr=0.05"]).optimizer.lr
-    0.05
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "run.yaml")
+    ...     _ = path.write_text("{task: multiclass, data: digits, model: mlp, optimizer: sgd, max_duration: 2ep}")
+    ...     load_config(path, ["optimizer.lr=0.05"]).optimizer
+    SGD(lr=0.05, momentum=0.9, nesterov=False, weight_decay=0.0)
     """
     return RunConfig.parse(read_config(path, overrides), source=str(path), overrides=overrides)
 
