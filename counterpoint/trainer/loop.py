@@ -170,7 +170,7 @@ class Loop:
             self._raw.eval()
             for batch in loader:
                 inputs, targets = send_to_device(batch, accelerator.device, non_blocking=True)
-                outputs, wanted = self._raw(inputs), evaluation_targets(plan, targets)
+                outputs, wanted = self._raw(inputs), evaluation_targets(plan, inputs, targets)
                 metrics.update(*as_mean(plan, plan.loss(outputs, wanted), wanted), outputs, targets)
             self._raw.train()
         return metrics.compute()

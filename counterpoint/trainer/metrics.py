@@ -126,10 +126,14 @@ class EvaluationMetrics:
             self._metrics["accuracy"] = accuracy.to(device)
 
     def update(self, loss: Tensor, weight: Tensor | float, outputs: Tensor, targets: Tensor) -> None:
-        """Add a batch: its mean loss and what that was divided by, logits (N, C), and class indices (N)."""
+        """Add a batch: its mean loss and what that was divided by, logits (N, C), and class indices (N).
+
+        Of class probabilities (N, C) the likeliest class counts as the right one.
+        """
         self._metrics["loss"].update(loss, weight)
         if "accuracy" in self._metrics:
-            self._metrics["accuracy"].update(outputs, targets)
+            labels = targets.argmax(1) if targets.is_floating_point() else targets
+            self._metrics["accuracy"].update(outputs, labels)
 
     def compute(self) -> dict[str, float]:
         """Return each mean over all processes."""

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -24,7 +24,7 @@ class OptimizerConfig(Component):
 
     @abstractmethod
     def build(self, model: nn.Module) -> optim.Optimizer:
-        """Make the optimizer of all parameters of ``model`` that are trained."""
+        """Make the optimizer of all parameters of ``model`` that are trained; raises ``ConfigError`` if none is."""
 
 
 class SGD(OptimizerConfig):
@@ -39,10 +39,14 @@ class SGD(OptimizerConfig):
     nesterov: bool = Field(default=False, description="take the gradient's step after the momentum's")
     weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty, added to the gradient")
 
-    def build(self, model: nn.Module) -> optim.Optimizer:
-        """Make the optimizer; raises ``ConfigError`` for nesterov without momentum."""
+    @model_validator(mode="after")
+    def _has_momentum(self) -> SGD:
         if self.nesterov and self.momentum == 0:
-            raise ConfigError("optimizer.nesterov: true needs a momentum above 0; set optimizer.momentum, such as 0.9")
+            raise ValueError("nesterov needs a momentum above 0, such as 0.9")
+        return self
+
+    def build(self, model: nn.Module) -> optim.Optimizer:
+        """Make the optimizer."""
         return optim.SGD(_trained(model), **self.model_dump())
 
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from counterpoint.core.batch import Batch
 from counterpoint.core.conversions import dense_targets
 from counterpoint.core.engine import Engine
-from counterpoint.core.kinds import DENSE, INDEX
+from counterpoint.core.intake import check_batch
+from counterpoint.core.kinds import INDEX
 from counterpoint.core.plan import Plan
 
 __all__ = ["Passes", "as_mean", "evaluation_targets"]
@@ -78,9 +79,13 @@ def as_mean(plan: Plan, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor |
     return loss, plan.loss_spec.denominator(targets)
 
 
-def evaluation_targets(plan: Plan, targets: Tensor) -> Tensor:
-    """Return the targets of unedited examples as the plan's loss takes them: dense where it takes no class indices."""
-    loss, classes = plan.loss_spec, plan.facts.num_classes
-    if loss is None or classes is None or plan.facts.task.targets is not INDEX or INDEX in loss.accepts:
+def evaluation_targets(plan: Plan, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Check an unedited batch and return its targets as the loss takes them: dense where it takes no class indices.
+
+    Raises ``DataError`` for a batch that is not what was stated.
+    """
+    facts, loss = plan.facts, plan.loss_spec
+    check_batch(plan, Batch(inputs, targets, facts.inputs, facts.task.targets, facts.task.name, facts.num_classes))
+    if targets.is_floating_point() or loss is None or facts.num_classes is None or INDEX in loss.accepts:
         return targets
-    return dense_targets(targets, classes, ignore_index=loss.ignore_index) if DENSE in loss.accepts else targets
+    return dense_targets(targets, facts.num_classes, ignore_index=loss.ignore_index)

@@ -18,9 +18,8 @@ from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, latest_checkpoint
 from counterpoint.trainer.config import RunConfig
-from counterpoint.trainer.loop import Job, Loop
 from counterpoint.trainer.own import bring_together
-from counterpoint.trainer.planning import plan_run
+from counterpoint.trainer.planning import plan_run, total_batches
 from counterpoint.trainer.report import Report, make_report
 from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import EpochSampler
@@ -103,6 +102,12 @@ class Trainer:
         )
         self.plan = plan_run(self.config, self.data.spec, self._sampler, device=str(self._accelerator.device))
         _check_precision(self.config.precision, self.plan)
+        # What the loop will make is made once here, so that nothing is written before a fault in it is found.
+        self.config.scheduler.build(
+            self.config.optimizer.build(self.model),
+            total=total_batches(self.config, self._sampler),
+            steps_per_epoch=self._sampler.batches,
+        )
         self._has_run = False
 
     def fit(self, *, resume: bool = False, overwrite: bool = False) -> Summary:
@@ -117,6 +122,9 @@ class Trainer:
             NonFiniteLossError: the loss became NaN or infinite.
             DataError: a batch is not what the data was said to hold.
         """
+        # The loop needs torchmetrics, which takes seconds to import; checking a config does without it.
+        from counterpoint.trainer.loop import Job, Loop
+
         if self._has_run:
             raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
         report = make_report(active=self._accelerator.is_main_process)

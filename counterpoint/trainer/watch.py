@@ -79,6 +79,9 @@ def _line(value: object) -> str:
         return f"[{first}, …] of shape {tuple(value.shape)}"
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, tuple):
+        names = getattr(value, "_fields", range(len(value)))  # a NamedTuple has names for its parts
+        value = dict(zip(names, value, strict=True))
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_line(part)}" for name, part in value.items())
     return str(value)

@@ -1,0 +1,125 @@
+"""A batch run in parts gives the gradient of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+import counterpoint as cp
+from counterpoint.trainer.passes import Passes, as_mean, evaluation_targets
+
+CLASSES = 5
+WEIGHT = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0], dtype=torch.float64)
+
+
+def _model() -> nn.Module:
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, CLASSES)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+def _batch(count: int = 13, ignored: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(count, 6, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, CLASSES, (count,), generator=generator)
+    targets[:ignored] = -100
+    return inputs, targets
+
+
+def _run(plan: cp.Plan, inputs: Tensor, targets: Tensor, parts: int) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The loss, the gradients and the outputs of a batch run in parts."""
+    model = _model()
+    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+    with engine.batch(inputs, targets) as batch:
+        passes = Passes(engine, model, Accelerator(cpu=True), batch, parts)
+        loss = engine.step(passes)
+        return loss, [parameter.grad for parameter in model.parameters()], passes.outputs
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 13, 20])
+@pytest.mark.parametrize("algorithms", [[], ["mixup"], ["mixup", "label_smoothing"]], ids=str)
+@pytest.mark.parametrize(
+    ("loss", "ignored"),
+    [
+        (nn.CrossEntropyLoss(), 0),
+        (nn.CrossEntropyLoss(reduction="sum"), 0),
+        (nn.CrossEntropyLoss(weight=WEIGHT), 0),
+        (nn.CrossEntropyLoss(), 5),
+        (nn.CrossEntropyLoss(weight=WEIGHT), 8),
+    ],
+    ids=["mean", "sum", "weights", "ignored", "weights and ignored"],
+)
+def test_parts_add_up(loss: nn.Module, ignored: int, algorithms: list[str], parts: int) -> None:
+    plan = cp.compose(algorithms, loss=loss, task="multiclass", num_classes=CLASSES, inputs="features", seed=2)
+    inputs, targets = _batch(ignored=ignored)
+    whole_loss, whole, whole_outputs = _run(plan, inputs, targets, 1)
+    part_loss, split, outputs = _run(plan, inputs, targets, parts)
+    assert part_loss.item() == pytest.approx(whole_loss.item(), rel=1e-6)
+    assert torch.allclose(outputs, whole_outputs, rtol=1e-12)
+    for one, other in zip(whole, split, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-8)
+
+
+def test_one_part_is_the_plain_loop_bit_for_bit() -> None:
+    plan = cp.compose([], loss=nn.CrossEntropyLoss(), task="multiclass", num_classes=CLASSES, inputs="features")
+    inputs, targets = _batch()
+    loss, gradients, _ = _run(plan, inputs, targets, 1)
+    model = _model()
+    expected = nn.functional.cross_entropy(model(inputs), targets)
+    expected.backward()
+    assert loss == expected
+    for one, parameter in zip(gradients, model.parameters(), strict=True):
+        assert torch.equal(one, parameter.grad)
+
+
+def test_a_batch_in_which_nothing_counts_is_nan_in_parts_too() -> None:
+    plan = cp.compose([], loss=nn.CrossEntropyLoss(), task="multiclass", num_classes=CLASSES, inputs="features")
+    inputs, targets = _batch(ignored=13)
+    assert _run(plan, inputs, targets, 1)[0].isnan()
+    assert _run(plan, inputs, targets, 3)[0].isnan()
+
+
+def test_outputs_are_those_of_the_first_run() -> None:
+    plan = cp.compose([], loss=nn.CrossEntropyLoss(), task="multiclass", num_classes=CLASSES, inputs="features")
+    inputs, targets = _batch()
+    model = _model()
+    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+    with engine.batch(inputs, targets) as batch:
+        passes = Passes(engine, model, Accelerator(cpu=True), batch, 2)
+        first = passes()
+        with torch.no_grad():
+            model[0].weight.mul_(2)
+        assert passes() != first
+    with torch.no_grad():
+        assert torch.allclose(passes.outputs, _model()(inputs))
+
+
+@pytest.mark.parametrize(("reduction", "mean", "weight"), [("mean", 3.0, 4.0), ("sum", 0.75, 4.0)])
+def test_a_sum_is_shown_as_a_mean(reduction: str, mean: float, weight: float) -> None:
+    loss = nn.CrossEntropyLoss(reduction=reduction)
+    plan = cp.compose([], loss=loss, task="multiclass", num_classes=CLASSES)
+    found = as_mean(plan, torch.tensor(3.0), torch.zeros(4, dtype=torch.int64))
+    assert (float(found[0]), float(found[1])) == (mean, weight)
+
+
+def _dense_only(outputs: Tensor, targets: Tensor) -> Tensor:
+    return -(targets * outputs.log_softmax(1)).sum(1).mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "accepts", "dense"),
+    [(nn.CrossEntropyLoss(), None, False), (_dense_only, {"dense"}, True), (_dense_only, {"index", "dense"}, False)],
+)
+def test_evaluation_targets_are_what_the_loss_takes(
+    loss: Callable[[Tensor, Tensor], Tensor], accepts: set[str] | None, dense: bool
+) -> None:
+    plan = cp.compose([], loss=loss, loss_accepts=accepts, task="multiclass", num_classes=3)
+    targets = evaluation_targets(plan, torch.zeros(2, 1, 2, 2), torch.tensor([2, 0]))
+    assert targets.tolist() == ([[0, 0, 1], [1, 0, 0]] if dense else [2, 0])

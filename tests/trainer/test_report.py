@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from counterpoint.trainer.report import LineReport, Meter, ProgressReport, Report, Silence, make_report
+
+
+class Clock:
+    """A clock that is moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def _run(report: Report, clock: Clock) -> None:
+    """Four steps of 50 images, a second each, of which the second ends an epoch."""
+    report.message("the [plan]")
+    report.start(total=4, done=0, steps_per_epoch=2)
+    for step in range(1, 5):
+        clock.now += 1
+        if report.due(50):
+            report.step(step, {"loss": 1 / step, "accuracy": 0.5})
+        if step % 2 == 0:
+            report.metrics(step, {"train_loss": 0.25, "evaluation_accuracy": 0.875})
+    report.close()
+
+
+def test_meter() -> None:
+    clock = Clock()
+    meter = Meter(total=100, done=20, clock=clock)
+    clock.now += 8
+    meter.add(400)
+    assert meter.rate == 50
+    assert meter.left(24) == "2:32"  # 76 steps of 2 seconds
+    clock.now += 4000
+    assert meter.left(24) == "21:09:12"
+
+
+def test_plain_lines() -> None:
+    out, clock = io.StringIO(), Clock()
+    _run(LineReport(Console(file=out, width=40), clock), clock)
+    assert out.getvalue().splitlines() == [
+        "the [plan]",
+        "epoch 1/2  step 2/4  train loss 0.25  evaluation accuracy 0.875  50 images/s  0:02 left",
+        "epoch 2/2  step 4/4  train loss 0.25  evaluation accuracy 0.875  50 images/s  0:00 left",
+    ]
+
+
+def test_long_epochs_show_a_line_each_half_minute() -> None:
+    out, clock = io.StringIO(), Clock()
+    report = LineReport(Console(file=out, width=200), clock)
+    report.start(total=1000, done=0, steps_per_epoch=1000)
+    for step in range(1, 100):
+        clock.now += 1
+        if report.due(50):
+            report.step(step, {"loss": 0.5})
+    assert [line.split("  ")[1] for line in out.getvalue().splitlines()] == [
+        "step 30/1000",
+        "step 60/1000",
+        "step 90/1000",
+    ]
+
+
+def test_a_terminal_has_a_bar() -> None:
+    out, clock = io.StringIO(), Clock()
+    _run(ProgressReport(Console(file=out, width=160, force_terminal=True), clock), clock)
+    shown = out.getvalue()
+    for text in ("the [plan]", "epoch 2/2", "4/4", "loss 0.25", "accuracy 0.5", "50 images/s", "0:00:00"):
+        assert text in shown, text
+    assert "epoch 1/2  train loss 0.25  evaluation accuracy 0.875" in shown
+
+
+def test_other_processes_are_silent() -> None:
+    report = make_report(active=False)
+    assert isinstance(report, Silence)
+    _run(report, Clock())
+    assert not report.due(10)
+
+
+def test_no_terminal_no_bar() -> None:
+    assert isinstance(make_report(), LineReport)

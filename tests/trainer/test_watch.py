@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from counterpoint.core.errors import NonFiniteLossError
+from counterpoint.trainer.watch import LossWatch, describe_draws
+
+
+class Pair(NamedTuple):
+    lam: Tensor
+    perm: Tensor
+
+
+@dataclass
+class Boxes:
+    boxes: Tensor
+    count: int
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("every", [1, 3, 16])
+def test_the_first_wrong_step_is_named(value: float, every: int) -> None:
+    watch = LossWatch(every, go_back="go back")
+
+    def run() -> None:
+        for step in range(10, 18):
+            watch.add(step, torch.tensor(value if step in (14, 15) else 0.5), {"mixup": step})
+        watch.check()
+
+    with pytest.raises(
+        NonFiniteLossError, match=rf"step 14: the loss is {value}; draws of this step: mixup: 14\. .*go back"
+    ):
+        run()
+
+
+def test_the_last_loss_is_kept() -> None:
+    watch = LossWatch(2)
+    watch.check()
+    for step, loss in enumerate([0.5, 0.25, 0.125]):
+        watch.add(step, torch.tensor(loss), {})
+    assert watch.last == 0.25
+    watch.check()
+    assert watch.last == 0.125
+
+
+def test_draws_are_a_line() -> None:
+    draws = {
+        "mixup": Pair(torch.tensor(0.25), torch.arange(100)),
+        "cutout": Boxes(torch.zeros(2, 2, dtype=torch.int64), 3),
+        "one_of": "mixup",
+        "pair": (1, torch.tensor([2.0])),
+    }
+    assert describe_draws(draws) == (
+        "mixup: lam 0.25, perm [0, 1, 2, 3, 4, 5, 6, 7, …] of shape (100,); "
+        "cutout: boxes [[0, 0], [0, 0]], count 3; one_of: mixup; pair: 0 1, 1 [2.0]"
+    )
+    assert describe_draws({}) == "none"
