@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from counterpoint.core import Duration, Facts, Fault, LossSpec, Plan, Terms
 from counterpoint.core import compose as check
+from counterpoint.core.effects import Contract
 from counterpoint.core.errors import ConfigError, PluginError, nearest
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Kind, Task
 from counterpoint.core.schedule import Clock
@@ -36,6 +37,9 @@ def compose(
     seed: int = 0,
     strict_order: bool = False,
     compile: bool = False,
+    model_inputs: Collection[str | Kind] | None = None,
+    microbatches: int = 1,
+    contract: str = "first_steps",
     terms: Terms = Terms.PYTHON,
 ) -> Plan:
     """Check that methods fit each other, the data and the loss, order them, and return the plan.
@@ -53,6 +57,9 @@ def compose(
         seed: Key of every draw.
         strict_order: Whether an order that only the list decides is a fault.
         compile: Whether the batch steps are compiled into one function; this version refuses it.
+        model_inputs: Kinds of inputs that the model takes; by default any but raw bytes.
+        microbatches: Number of parts into which the loop splits a device batch.
+        contract: When steps are held to what they declare: ``off``, ``first_steps`` or ``always`` (with checksums).
         terms: Whether fixes are worded as Python or as lines of a config.
 
     Raises:
@@ -66,7 +73,16 @@ def compose(
     """
     faults: list[Fault] = []
     clock = _clock(steps_per_epoch, max_duration, terms, faults)
-    facts = Facts(_task(task, terms, faults), _inputs(inputs, terms, faults), num_classes, batch_size, clock, seed)
+    facts = Facts(
+        _task(task, terms, faults),
+        _inputs(inputs, terms, faults),
+        num_classes,
+        batch_size,
+        clock,
+        seed,
+        None if model_inputs is None else frozenset(_inputs(kind, terms, faults) for kind in model_inputs),
+        microbatches,
+    )
     if compile:
         message = "this version runs the batch steps of a plan one by one; it cannot compile them yet"
         faults.append(Fault("compile-unavailable", message, f"set {terms.setting('compile', terms.word(False))}"))
@@ -76,6 +92,7 @@ def compose(
         facts=facts,
         loss=_loss(loss, loss_accepts, terms, faults),
         strict_order=strict_order,
+        contract=Contract(contract),
         terms=terms,
         faults=faults,
     )

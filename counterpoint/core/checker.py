@@ -8,6 +8,7 @@ from itertools import combinations
 
 from counterpoint.core.checks import check_members
 from counterpoint.core.conversions import CONVERSIONS, Conversion
+from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
 from counterpoint.core.facts import Facts
@@ -30,6 +31,7 @@ def compose(
     loss: LossSpec | None = None,
     strict_order: bool = False,
     terms: Terms = Terms.PYTHON,
+    contract: Contract = Contract.FIRST_STEPS,
     faults: Sequence[Fault] = (),
 ) -> Plan:
     """Check that methods fit each other, the data and the loss, and order them.
@@ -50,7 +52,7 @@ def compose(
     found += _unmet_wishes(members, terms)
     if found:
         raise CompositionError(found)
-    return Plan(facts, tuple(members), tuple(steps), tuple(hooks), (*order.pairs, *pairs), loss)
+    return Plan(facts, tuple(members), tuple(steps), tuple(hooks), (*order.pairs, *pairs), loss, contract)
 
 
 def _step_nodes(members: Sequence[Member]) -> list[StepNode]:

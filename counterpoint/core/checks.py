@@ -23,6 +23,7 @@ def check_members(members: Sequence[Member], loss: LossSpec | None, facts: Facts
         yield from _references(member, members, terms)
         yield from _choice(member)
         yield from _conditional(member, terms)
+        yield from _passes(member, loss, facts, terms)
     yield from _slots(members, loss, terms)
 
 
@@ -69,6 +70,23 @@ def _conditional(member: Member, terms: Terms) -> Iterator[Fault]:
             message = f"{leaf.identity} makes {given} of what it takes, and would be skipped on some batches"
             fix = "let it act on every batch: no start, end, every or p, and not within a choice"
             yield Fault("conditional-kind", message, fix, (leaf.identity,))
+
+
+def _passes(member: Member, loss: LossSpec | None, facts: Facts, terms: Terms) -> Iterator[Fault]:
+    if facts.microbatches > 1 and any(hook.whole_batch for hook in member.declaration.hooks):
+        message = (
+            f"{member.identity} acts across the samples of a forward pass, and a device batch is split into "
+            f"{facts.microbatches} microbatches"
+        )
+        fix = f"set {terms.setting('accumulate' if terms is Terms.YAML else 'microbatches', '1')}"
+        yield Fault("microbatches", message, fix, (member.identity,))
+    compares = any(effect.sample_losses for leaf in member.leaves for effect in leaf.declaration.transforms)
+    if compares and (loss is None or loss.each is None):
+        given = "there is no loss" if loss is None else f"the loss {loss.name} gives one number for a batch"
+        message = f"{member.identity} compares the losses of samples, and {given}"
+        yield Fault(
+            "no-sample-losses", message, f"use a known loss, or leave {member.identity} out", (member.identity,)
+        )
 
 
 def _slots(members: Sequence[Member], loss: LossSpec | None, terms: Terms) -> Iterator[Fault]:

@@ -1,161 +1,146 @@
-"""Holding batches to what the user stated, and steps to what they declared."""
+"""Holding steps and hooks to what they declare: a violation names the algorithm, the field and the line to change."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from counterpoint.core.batch import Batch
-from counterpoint.core.conversions import Conversion, check_classes
-from counterpoint.core.effects import Form
+from counterpoint.core.effects import Contract, Form, HookEffect
 from counterpoint.core.errors import ContractError, DataError
-from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
-from counterpoint.core.plan import BatchStep, Plan
+from counterpoint.core.intake import MASS_ERROR, check_masses, check_values, masses
+from counterpoint.core.kinds import DENSE, Axis, Field
+from counterpoint.core.plan import BatchStep
 
-__all__ = ["check_batch", "check_step"]
-
-_MASS_ERROR = 1e-3
-"""How far the mass of a dense row may be from 0 or 1: what half precision leaves."""
+__all__ = ["checksum", "watch_hook", "watch_restoring", "watch_step"]
 
 
-def check_batch(plan: Plan, batch: Batch) -> Batch:
-    """Check a batch against what was stated of it; return it with the kind that its targets really have.
+def checksum(tensors: Iterable[Tensor]) -> bytes:
+    """Return a digest of the bits of tensors; version counters would miss writes through ``.data`` or NumPy."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.digest()
 
-    Where class indices are expected, dense targets (N, C) are accepted too, unless the loss cannot take them. Raises
-    ``DataError``. Values are looked at on the CPU only, so that nothing waits for another device.
+
+def watch_step(contract: Contract, number: int, step: BatchStep, before: Batch) -> Callable[[Batch], None]:
+    """Return what holds a step to its declaration once it has run; raises ``ContractError``.
+
+    ``number`` counts device batches, ``before`` is the batch as the step gets it.
     """
-    if batch.inputs.ndim == 0 or batch.targets.ndim == 0 or len(batch.inputs) != len(batch.targets):
-        raise DataError(
-            f"inputs of shape {tuple(batch.inputs.shape)} and targets of shape {tuple(batch.targets.shape)} are no "
-            "batch: their first axes must be equally long"
-        )
-    _check_inputs(batch.inputs, batch.inputs_kind)
-    if batch.targets_kind == INDEX:
-        if not batch.targets.is_floating_point():
-            _check_indices(plan, batch)
-            return batch
-        batch = _given_dense(plan, batch)
-    elif not batch.targets.is_floating_point():
-        raise DataError(
-            f"{batch.task} takes {batch.targets_kind} targets, which are floating, not {batch.targets.dtype}"
-        )
-    _check_values(batch.targets, batch.targets_kind, batch.num_classes)
-    if batch.targets_kind == DENSE:
-        _check_masses(batch.targets)
-    return batch
+    if not contract.holds(number):
+        return _nothing
+    memory = None
+    if contract is Contract.ALWAYS:
+        memory = {Field.INPUTS: checksum([before.inputs]), Field.TARGETS: checksum([before.targets])}
+
+    def check(after: Batch) -> None:
+        try:
+            _check_fields(step, before, after, memory)
+            _check_targets(step, before, after)
+        except (ContractError, DataError) as error:
+            lines = ", ".join(sorted({effect.where for effect in step.effects if effect.where}))
+            declared = f"; the declaration is at {lines}" if lines else ""
+            raise ContractError(f"{step.name}, at step {number}: {error}{declared}") from error
+
+    return check
 
 
-def _given_dense(plan: Plan, batch: Batch) -> Batch:
-    converts = any(isinstance(step.work, Conversion) for step in plan.steps)
-    if not converts and plan.loss_spec is not None and DENSE not in plan.loss_spec.accepts:
-        raise DataError(
-            f"targets of dtype {batch.targets.dtype} are dense, and the loss {plan.loss_spec.name} takes class indices"
-        )
-    if batch.targets.ndim < 2:
-        raise DataError(
-            f"targets of dtype {batch.targets.dtype} and shape {tuple(batch.targets.shape)}: class indices are "
-            "integers of shape (N) or (N, positions), dense targets floating of shape (N, C) or (N, C, positions)"
-        )
-    return replace(batch, targets_kind=DENSE)
+def _nothing(after: Batch) -> None:
+    """Check nothing."""
 
 
-def _check_inputs(inputs: Tensor, kind: Kind) -> None:
-    if kind in IMAGES and inputs.ndim != 4:
-        raise DataError(f"{kind} inputs are (N, C, H, W), not {tuple(inputs.shape)}")
-    expected = {BYTES: inputs.dtype == torch.uint8, TOKENS: not inputs.is_floating_point()}
-    if not expected.get(kind, kind not in IMAGES or inputs.is_floating_point()):
-        raise DataError(f"{kind} inputs cannot have dtype {inputs.dtype}; {kind.meaning}")
-
-
-def _check_indices(plan: Plan, batch: Batch) -> None:
-    positions = batch.task == "segmentation"
-    if (batch.targets.ndim > 1) is not positions or batch.targets.dtype == torch.bool:
-        form = "(N, positions)" if positions else "(N)"
-        raise DataError(
-            f"{batch.task} takes integer class indices of shape {form}, not {batch.targets.dtype} of shape "
-            f"{tuple(batch.targets.shape)}; state the task that fits the data"
-        )
-    if batch.num_classes is not None:
-        check_classes(batch.targets.long(), batch.num_classes, plan.ignore_index)
-
-
-def _check_values(targets: Tensor, kind: Kind, num_classes: int | None) -> None:
-    if kind not in (DENSE, MULTI_HOT):
-        return
-    if num_classes is not None and (targets.ndim < 2 or targets.shape[1] != num_classes):
-        raise DataError(
-            f"{kind} targets for {num_classes} classes are (N, {num_classes}, ...), not {tuple(targets.shape)}"
-        )
-    if targets.device.type != "cpu" or targets.numel() == 0:
-        return
-    wrong = f"{kind} targets must be finite and at least 0; found"
-    if not torch.isfinite(targets).all():
-        raise DataError(f"{wrong} {targets[~torch.isfinite(targets)][0].item()}")
-    if targets.min() < 0:
-        raise DataError(f"{wrong} {targets.min().item()}")
-    if kind == MULTI_HOT and targets.max() > 1:
-        raise DataError(f"multi_hot targets are at most 1; found {targets.max().item()}")
-
-
-def _check_masses(targets: Tensor) -> None:
-    """Check that each dense row has mass 1, or 0."""
-    if targets.device.type != "cpu":
-        return
-    mass = _masses(targets)
-    wrong = torch.minimum(mass.abs(), (mass - 1).abs()) > _MASS_ERROR
-    if wrong.any():
-        raise DataError(
-            f"a dense row has mass {mass[wrong][0].item():g}; it must be 1, or 0 where the position is ignored"
-        )
-
-
-def _masses(targets: Tensor) -> Tensor:
-    return targets.sum(1, dtype=torch.float64)
-
-
-def check_step(step: BatchStep, before: Batch, after: Batch) -> None:
-    """Check what a step made of a batch against its declaration; raises ``ContractError`` naming both."""
-    edited = {part for effect in step.effects for part in effect.edits}
+def _check_fields(step: BatchStep, before: Batch, after: Batch, memory: dict[Field, bytes] | None) -> None:
     for part, old, new in (
         (Field.INPUTS, before.inputs, after.inputs),
         (Field.TARGETS, before.targets, after.targets),
     ):
-        if part not in edited and new is not old:
+        edits = [effect.edits[part] for effect in step.effects if part in effect.edits]
+        owned = part is Field.INPUTS and before.writable and bool(edits)
+        written = memory is not None and not owned and checksum([old]) != memory[part]
+        if written:
+            raise ContractError(f"it writes into the {part.value} that it was given; a step returns new tensors")
+        if not edits and new is not old:
+            raise ContractError(f"it edits {part.value} and does not declare it; add {part.value}=... to @transform")
+        resized = any(edit.resizes for edit in edits) or step.before[part] != step.after[part]
+        if new.shape != old.shape and not resized:
             raise ContractError(
-                f"{step.name} edits {part.value} and does not declare it: add {part.value}=... to @transform"
+                f"it turns {part.value} of shape {tuple(old.shape)} into {tuple(new.shape)}; declare an Edit for "
+                f"{part.value} with resizes=True, or keep the shape"
             )
-        resized = any(effect.edits[part].resizes for effect in step.effects if part in effect.edits)
-        converted = step.before[part] != step.after[part]
-        if new.shape != old.shape and not (resized or converted):
-            raise ContractError(
-                f"{step.name} turns {part.value} of shape {tuple(old.shape)} into {tuple(new.shape)}: "
-                f"declare Edit(resizes=True) for {part.value}, or keep the shape"
-            )
-    try:
-        _check_values(after.targets, after.targets_kind, after.num_classes)
-        if after.targets_kind == DENSE and before.targets_kind != DENSE:
-            _check_masses(after.targets)
-    except DataError as error:
-        raise ContractError(f"after {step.name}, {error}") from error
+        if len(new) != len(after.inputs):
+            raise ContractError(f"it leaves {len(after.inputs)} inputs and {len(new)} {part.value}")
+
+
+def _check_targets(step: BatchStep, before: Batch, after: Batch) -> None:
+    check_values(after.targets, after.targets_kind, after.num_classes)
+    if after.targets_kind == DENSE and before.targets_kind != DENSE:
+        check_masses(after.targets)
     if before.targets_kind == after.targets_kind == DENSE and after.targets is not before.targets:
         _check_kept_masses(step, before.targets, after.targets)
 
 
 def _check_kept_masses(step: BatchStep, before: Tensor, after: Tensor) -> None:
-    """Check that rows keep their mass, or where rows are mixed, that it lies between the masses of those."""
+    """Check that rows keep their mass, or where rows are mixed or filled, that it lies between those it found."""
     if after.device.type != "cpu" or after.numel() == 0:
         return
     edits = [effect.edits[Field.TARGETS] for effect in step.effects if Field.TARGETS in effect.edits]
-    low = high = old = _masses(before)
-    new = _masses(after)
-    if new.shape != old.shape or any(edit.acts & {Axis.SAMPLE, Axis.POSITION} for edit in edits):
+    low = high = old = masses(before)
+    new = masses(after)
+    mixes = any(edit.acts & {Axis.SAMPLE, Axis.POSITION} or edit.fills == 0 for edit in edits)
+    if new.shape != old.shape or mixes:
         averages = all(edit.form <= Form.AVERAGE for edit in edits)
         low, high = (old.min() if averages else torch.zeros(())), old.max()
-    wrong = (new < low - _MASS_ERROR) | (new > high + _MASS_ERROR)
+    wrong = (new < low - MASS_ERROR) | (new > high + MASS_ERROR)
     if wrong.any():
         raise ContractError(
-            f"after {step.name}, a dense row has mass {new[wrong][0].item():g}: a step keeps the mass of each row, and "
-            "one that mixes rows leaves none with less or more mass than it found; scale the rows back"
+            f"a dense row has mass {new[wrong][0].item():g} after it; a step keeps the mass of each row, and one that "
+            "mixes rows leaves none with less or more mass than it found; scale the rows back"
         )
+
+
+def watch_hook(contract: Contract, owner: str, effect: HookEffect, model: nn.Module) -> Callable[[], None]:
+    """Return what finds, once a hook has run, whether it wrote into parameters or gradients without declaring it."""
+    silent = [part for part in (Field.PARAMETERS, Field.GRADIENTS) if part not in effect.writes]
+    if contract is not Contract.ALWAYS or not silent:
+        return _pass
+    memory = {part: checksum(_held(model, part)) for part in silent}
+
+    def check() -> None:
+        for part in silent:
+            if checksum(_held(model, part)) != memory[part]:
+                raise ContractError(
+                    f"{owner}.{effect.method} writes {part.value} and does not declare it: "
+                    f"add writes={part.value!r} at {effect.where}"
+                )
+
+    return check
+
+
+def watch_restoring(contract: Contract, owner: str, effect: HookEffect, model: nn.Module) -> Callable[[], None]:
+    """Return what finds, once a span has ended, whether a hook around it put the parameters back."""
+    if contract is not Contract.ALWAYS or Field.PARAMETERS not in effect.restores:
+        return _pass
+    memory = checksum(_held(model, Field.PARAMETERS))
+
+    def check() -> None:
+        if checksum(_held(model, Field.PARAMETERS)) != memory:
+            raise ContractError(
+                f"{owner}.{effect.method} declares that it restores the parameters, and left others, after "
+                f"{effect.event.value}: put them back, or change restores= at {effect.where}"
+            )
+
+    return check
+
+
+def _pass() -> None:
+    """Check nothing."""
+
+
+def _held(model: nn.Module, part: Field) -> list[Tensor]:
+    if part is Field.PARAMETERS:
+        return [*model.parameters(), *model.buffers()]
+    return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

@@ -27,13 +27,16 @@ def transform(
     claims: Claim | Collection[Claim] = (),
     reads: Fields = (),
     unedited: bool = False,
+    sample_losses: bool = False,
 ) -> Callable[[_Method], _Method]:
     """Declare a method ``apply(self, batch, draws) -> Batch`` as a pure edit of the batch.
 
     ``inputs`` and ``targets`` say which kinds of each field it edits, by the ``law`` or by an ``Edit`` of one's own;
     a field that is not named is not edited. ``claims`` are the slots it owns, ``reads`` the fields it looks at beside
-    those it edits, ``unedited`` that it must see the batch before any edit. Raises ``DeclarationError`` for a
-    declaration that says nothing or contradicts itself.
+    those it edits, ``unedited`` that it must see the batch before any edit. With ``sample_losses`` the method takes a
+    fourth argument, a function that runs the model on the unedited batch, through steps that change kinds alone, and
+    returns the loss of each sample. Raises ``DeclarationError`` for a declaration that says nothing or contradicts
+    itself.
 
     >>> from counterpoint.core.kinds import CONTINUOUS, MIXABLE, MIXING
     >>> declared = transform(inputs=CONTINUOUS, targets=MIXABLE, law=Law.CONVEX, claims=MIXING)
@@ -51,8 +54,16 @@ def transform(
                 "a transform that declares no edit cannot be ordered or checked",
                 "@transform(inputs=CONTINUOUS, targets=MIXABLE, law=Law.CONVEX)",
             )
-        effect = TransformEffect(method.__name__, edits, _claims(claims), _fields(reads, method.__name__), unedited)
-        _expect_arguments(method, 3, "(self, batch, draws)")
+        effect = TransformEffect(
+            method.__name__,
+            edits,
+            _claims(claims),
+            _fields(reads, method.__name__),
+            unedited,
+            sample_losses,
+            _where(method),
+        )
+        _expect_arguments(method, "(self, batch, draws, losses)" if sample_losses else "(self, batch, draws)")
         setattr(method, _MARK, effect)
         return method
 
@@ -88,15 +99,17 @@ def around(
     writes: Fields = (),
     restores: Fields = (),
     claims: Claim | Collection[Claim] = (),
+    whole_batch: bool = False,
 ) -> Callable[[_Method], _Method]:
     """Declare a generator method ``hook(self, state, scope)`` that yields once, while the span runs.
 
     It is resumed with the ``Outcome`` of the span, also when the span raised, so that restoring needs no ``try``.
-    ``restores`` names the written fields that it puts back.
+    ``restores`` names the written fields that it puts back; ``whole_batch`` says that the span must hold the whole
+    device batch, so that a run with microbatches is refused.
 
     >>> declared = around(Event.EVALUATION, writes="parameters", restores="parameters")
     """
-    return _hook(event, Phase.AROUND, reads, writes, restores, claims)
+    return _hook(event, Phase.AROUND, reads, writes, restores, claims, whole_batch)
 
 
 def replace(
@@ -123,6 +136,7 @@ def _hook(
     writes: Fields,
     restores: Fields,
     claims: Claim | Collection[Claim],
+    whole_batch: bool = False,
 ) -> Callable[[_Method], _Method]:
     def mark(method: _Method) -> _Method:
         name = method.__name__
@@ -134,6 +148,8 @@ def _hook(
             _fields(writes, name),
             _fields(restores, name),
             _claims(claims),
+            whole_batch,
+            _where(method),
         )
         _check_hook(effect, method)
         setattr(method, _MARK, effect)
@@ -153,7 +169,7 @@ def _check_hook(effect: HookEffect, method: Callable[..., Any]) -> None:
             line, "only what is written can be restored", 'writes="parameters", restores="parameters"'
         )
     replaces = effect.phase is Phase.REPLACE
-    _expect_arguments(method, 4 if replaces else 3, "(self, state, scope, run)" if replaces else "(self, state, scope)")
+    _expect_arguments(method, "(self, state, scope, run)" if replaces else "(self, state, scope)")
     if inspect.isgeneratorfunction(method) is not (effect.phase is Phase.AROUND):
         raise DeclarationError(
             line,
@@ -162,11 +178,18 @@ def _check_hook(effect: HookEffect, method: Callable[..., Any]) -> None:
         )
 
 
-def _expect_arguments(method: Callable[..., Any], count: int, form: str) -> None:
-    given = len(inspect.signature(method).parameters)
-    if given != count:
-        wrong = f"def {method.__name__}{inspect.signature(method)}"
-        raise DeclarationError(wrong, f"it is called with {count} arguments", f"def {method.__name__}{form}")
+def _where(method: Callable[..., Any]) -> str:
+    return f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}"
+
+
+def _expect_arguments(method: Callable[..., Any], form: str) -> None:
+    signature = inspect.signature(method)
+    if len(signature.parameters) != form.count(",") + 1:
+        raise DeclarationError(
+            f"def {method.__name__}{signature}",
+            f"it is called with {form.count(',') + 1} arguments",
+            f"def {method.__name__}{form}",
+        )
 
 
 def _edit(part: Field, given: Kinds | Edit, law: Law | None, method: str) -> Edit:

@@ -11,7 +11,7 @@ from typing import Any
 from counterpoint.core.events import Event
 from counterpoint.core.kinds import Axis, Claim, Field, Kind
 
-__all__ = ["Declaration", "Edit", "Form", "HookEffect", "Law", "Phase", "TransformEffect"]
+__all__ = ["Contract", "Declaration", "Edit", "Form", "HookEffect", "Law", "Phase", "TransformEffect"]
 
 
 class Form(IntEnum):
@@ -98,13 +98,15 @@ class Law(Enum):
 
 @dataclass(frozen=True)
 class TransformEffect:
-    """A declared pure edit of the batch by the method named ``method``."""
+    """A declared pure edit of the batch by the method named ``method``, at the line ``where``."""
 
     method: str
     edits: Mapping[Field, Edit]
     claims: tuple[Claim, ...] = ()
     reads: frozenset[Field] = frozenset()
     unedited: bool = False
+    sample_losses: bool = False
+    where: str = field(default="", compare=False)
 
     @cached_property
     def signature(self) -> str:
@@ -132,6 +134,20 @@ class TransformEffect:
         return any(edit.resizes for edit in self.edits.values())
 
 
+class Contract(StrEnum):
+    """When steps and hooks are held to what they declare."""
+
+    OFF = "off"
+    FIRST_STEPS = "first_steps"
+    """On the first two batches: kinds, shapes, the mass of each row, fields that are not declared."""
+    ALWAYS = "always"
+    """On every batch, and by checksums, so that no write goes unseen: for tests."""
+
+    def holds(self, step: int) -> bool:
+        """Whether it looks at this device batch."""
+        return self is Contract.ALWAYS or (self is Contract.FIRST_STEPS and step < 2)
+
+
 class Phase(StrEnum):
     """When a hook runs, seen from the span it belongs to."""
 
@@ -143,7 +159,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class HookEffect:
-    """A declared edit of training state by the method named ``method``, before, after, around or in place of a span."""
+    """A declared edit of training state by the method named ``method``, at the line ``where``."""
 
     method: str
     event: Event
@@ -152,6 +168,8 @@ class HookEffect:
     writes: frozenset[Field] = frozenset()
     restores: frozenset[Field] = frozenset()
     claims: tuple[Claim, ...] = ()
+    whole_batch: bool = False
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -159,7 +177,7 @@ class Declaration:
     """Everything that an algorithm declares."""
 
     transforms: tuple[TransformEffect, ...] = ()
-    hooks: tuple[HookEffect, ...] = field(default=())
+    hooks: tuple[HookEffect, ...] = ()
 
     def refine(self, method: str, part: Field, **changes: Any) -> Declaration:
         """Return this declaration with an edit made more exact by an instance's settings.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from counterpoint.core.batch import Batch
+from counterpoint.core.contract import watch_hook, watch_restoring
 from counterpoint.core.effects import Phase
 from counterpoint.core.errors import ContractError, CounterpointError
 from counterpoint.core.events import Event
@@ -40,11 +41,13 @@ class _Resume:
 
     hook: Generator[None, Outcome, None]
     owner: str
+    restored: Callable[[], None]
 
     def __call__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         try:
             self.hook.send(Outcome(error))
         except StopIteration:
+            self.restored()
             return False
         raise ContractError(f"{self.owner} yields more than once around a span: yield once, then restore")
 
@@ -142,7 +145,15 @@ class Engine:
 
         ``inputs`` and ``targets`` as in ``Plan.__call__``; the edited ones are those of the batch that it yields.
         """
-        self._batch, self._draws = edit(self.plan, inputs, targets, self.batches, rank=self.rank, donate=donate)
+        self._batch, self._draws = edit(
+            self.plan,
+            inputs,
+            targets,
+            self.batches,
+            rank=self.rank,
+            donate=donate,
+            sample_losses=self._sample_losses,
+        )
         try:
             self._activate(self._batch)
             with self.span(Event.BATCH):
@@ -150,6 +161,20 @@ class Engine:
             self.batches += 1
         finally:
             self._batch, self._draws, self._active, self._loss = None, {}, frozenset(), None
+
+    def _sample_losses(self, batch: Batch) -> Tensor:
+        """Return the loss of each sample, from a forward pass in evaluation mode that leaves the model as it was."""
+        loss = self.plan.loss_spec
+        assert loss is not None
+        assert loss.each is not None
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return loss.each(self.model(batch.inputs), batch.targets)
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     def _activate(self, batch: Batch) -> None:
         """Find whose hooks act on this batch, and give those that edit nothing their draws."""
@@ -210,8 +235,11 @@ class Engine:
             self._call(handler)
         for handler in self._acting(event, Phase.AROUND):
             hook = handler.call(self._state(handler), self._scope(handler))
+            restored = watch_restoring(self.plan.contract, handler.step.name, handler.step.effect, self.model)
+            done = watch_hook(self.plan.contract, handler.step.name, handler.step.effect, self.model)
             next(hook)
-            entered.push(_Resume(hook, handler.step.name))
+            entered.push(_Resume(hook, handler.step.name, restored))
+            done()
 
     def _acting(self, event: Event, phase: Phase) -> Sequence[_Handler]:
         handlers = self._handlers.get((event, phase), ())
@@ -220,7 +248,9 @@ class Engine:
         return [handler for handler in handlers if handler.step.name in self._active]
 
     def _call(self, handler: _Handler) -> None:
+        done = watch_hook(self.plan.contract, handler.step.name, handler.step.effect, self.model)
         handler.call(self._state(handler), self._scope(handler))
+        done()
 
     def _state(self, handler: _Handler) -> object | None:
         return self._states.get(handler.step.name)

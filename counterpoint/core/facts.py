@@ -16,6 +16,8 @@ class Facts:
     """What is stated about the task, the data and the length of the run.
 
     ``num_classes``, ``batch_size`` (samples in a device batch) and the clock's counts are ``None`` where not stated.
+    ``model_inputs`` are the kinds that the model takes (``None``: any but raw bytes); ``microbatches`` is the number of
+    parts into which the loop splits a device batch.
     """
 
     task: Task
@@ -24,6 +26,8 @@ class Facts:
     batch_size: int | None = None
     clock: Clock = field(default_factory=Clock)
     seed: int = 0
+    model_inputs: frozenset[Kind] | None = None
+    microbatches: int = 1
 
     def to_data(self) -> dict[str, Any]:
         """Return the facts as plain data."""
@@ -36,4 +40,6 @@ class Facts:
             "steps_per_epoch": self.clock.steps_per_epoch,
             "total_batches": self.clock.total,
             "seed": self.seed,
+            "model_inputs": None if self.model_inputs is None else sorted(kind.name for kind in self.model_inputs),
+            "microbatches": self.microbatches,
         }

@@ -33,6 +33,8 @@ CODES = {
     "duration-unknown": "a duration counts something that is not stated",
     "empty-window": "a method ends before it starts",
     "batch-too-small": "the batch is smaller than a method can work on",
+    "microbatches": "a method needs the whole device batch in one forward pass",
+    "no-sample-losses": "a method compares the losses of samples, and the loss gives one number for a batch",
     "compile-unavailable": "this version cannot compile a plan",
 }
 """Every code that a fault may have, with what it means."""

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from counterpoint.core.conversions import Conversion
-from counterpoint.core.effects import HookEffect, TransformEffect
+from counterpoint.core.effects import Contract, HookEffect, TransformEffect
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.facts import Facts
 from counterpoint.core.kinds import Field, Kind
@@ -68,6 +68,7 @@ class Plan:
     hooks: tuple[HookStep, ...]
     pairs: tuple[Pair, ...]
     loss_spec: LossSpec | None = None
+    contract: Contract = Contract.FIRST_STEPS
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -89,10 +90,11 @@ class Plan:
         ``inputs`` in place; otherwise a tensor of the caller's is never changed. Raises ``EngineRequiredError`` if the
         plan has hooks, and ``DataError`` for a batch that is not what was stated.
         """
-        if self.hooks:
-            names = ", ".join(dict.fromkeys(hook.name for hook in self.hooks))
+        beyond = [hook.name for hook in self.hooks]
+        beyond += [step.name for step in self.steps if any(effect.sample_losses for effect in step.effects)]
+        if beyond:
             raise EngineRequiredError(
-                f"this plan has hooks ({names}), which a call on a batch would drop: "
+                f"this plan does more than edit batches ({', '.join(dict.fromkeys(beyond))}), which a call would drop: "
                 "use counterpoint.Engine(plan, model=model, optimizer=optimizer), or leave them out of the list"
             )
         from counterpoint.core.run import edit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec
-from counterpoint.core.contract import check_batch, check_step
+from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import TransformEffect
+from counterpoint.core.intake import check_batch
 from counterpoint.core.kinds import Field
 from counterpoint.core.member import Member
 from counterpoint.core.plan import BatchStep, Plan
@@ -20,8 +21,7 @@ from counterpoint.core.rng import Rng
 
 __all__ = ["Dice", "edit", "process_rank"]
 
-CHECKED_STEPS = 2
-"""The contract check holds each step of so many first batches to its declaration."""
+SampleLosses = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,19 @@ def process_rank() -> int:
 
 
 def edit(
-    plan: Plan, inputs: Tensor, targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
+    plan: Plan,
+    inputs: Tensor,
+    targets: Tensor,
+    step: int,
+    *,
+    rank: int | None = None,
+    donate: bool = False,
+    sample_losses: SampleLosses | None = None,
 ) -> tuple[Batch, dict[str, Any]]:
-    """Run the batch steps of a plan; return the edited batch and the draws of every member that acted."""
+    """Run the batch steps of a plan; return the edited batch and the draws of every member that acted.
+
+    ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it.
+    """
     batch = Batch(
         inputs,
         targets,
@@ -67,58 +77,77 @@ def edit(
         num_classes=plan.facts.num_classes,
         writable=donate,
     )
-    batch = check_batch(plan, batch)
     dice = Dice(plan.facts.seed, step, process_rank() if rank is None else rank)
-    draws: dict[str, Any] = {}
+    editing = _Editing(plan, dice, check_batch(plan, batch), sample_losses)
     with torch.no_grad():
-        for planned in plan.steps:
-            before, batch = batch, _run(planned, batch, plan, dice, draws)
-            if step < CHECKED_STEPS:
-                check_step(planned, before, batch)
-    return batch, draws
+        return editing.run(), editing.draws
 
 
-def _run(planned: BatchStep, batch: Batch, plan: Plan, dice: Dice, draws: dict[str, Any]) -> Batch:
-    if isinstance(planned.work, Conversion):
-        edited = _convert(planned.work, batch, plan)
-    else:
-        edited = _act(planned.work, planned.method, batch, dice, draws)
-    given = {effect.edits[part].gives for effect in planned.effects for part in effect.edits}
-    return replace(
-        edited,
-        inputs_kind=planned.after[Field.INPUTS] if planned.after[Field.INPUTS] in given else batch.inputs_kind,
-        targets_kind=planned.after[Field.TARGETS] if planned.after[Field.TARGETS] in given else batch.targets_kind,
-        writable=batch.writable or not _shares_memory(edited.inputs, batch.inputs),
-    )
+class _Editing:
+    """One pass of a batch through the steps of a plan."""
+
+    def __init__(self, plan: Plan, dice: Dice, given: Batch, sample_losses: SampleLosses | None) -> None:
+        self.draws: dict[str, Any] = {}
+        self._plan, self._dice, self._given, self._sample_losses = plan, dice, given, sample_losses
+
+    def run(self) -> Batch:
+        """Run every step."""
+        batch = self._given
+        for planned in self._plan.steps:
+            watch = watch_step(self._plan.contract, self._dice.step, planned, batch)
+            batch = self._run(planned, batch)
+            watch(batch)
+        return batch
+
+    def _run(self, planned: BatchStep, batch: Batch) -> Batch:
+        if isinstance(planned.work, Conversion):
+            edited = self._convert(planned.work, batch)
+        else:
+            edited = self._act(planned.work, planned.method, batch)
+        given = {effect.edits[part].gives for effect in planned.effects for part in effect.edits}
+        return replace(
+            edited,
+            inputs_kind=planned.after[Field.INPUTS] if planned.after[Field.INPUTS] in given else batch.inputs_kind,
+            targets_kind=planned.after[Field.TARGETS] if planned.after[Field.TARGETS] in given else batch.targets_kind,
+            writable=batch.writable or not _shares_memory(edited.inputs, batch.inputs),
+        )
+
+    def _convert(self, conversion: Conversion, batch: Batch) -> Batch:
+        classes = self._plan.facts.num_classes or 0
+        return batch.with_targets(conversion.convert(batch.targets, classes, self._plan.ignore_index))
+
+    def _act(self, member: Member, method: str | None, batch: Batch) -> Batch:
+        if not self._dice.acts(member):
+            return batch
+        if member.branches:
+            chosen = self._dice.chosen(member)
+            self.draws[member.identity] = chosen.identity
+            return self._act(chosen, None, batch)
+        if member.identity not in self.draws:
+            self.draws[member.identity] = draw(member, batch.spec, self._dice)
+        drawn = _moved(self.draws[member.identity], batch.inputs.device)
+        for effect in member.declaration.transforms:
+            if method is None or effect.method == method:
+                batch = self._apply(member, effect, batch, drawn)
+        return batch
+
+    def _apply(self, member: Member, effect: TransformEffect, batch: Batch, drawn: Any) -> Batch:
+        apply = getattr(member.algorithm, effect.method)
+        edited: Batch = apply(batch, drawn, self._losses) if effect.sample_losses else apply(batch, drawn)
+        return edited
+
+    def _losses(self) -> Tensor:
+        """Return the loss of each sample of the batch as it was given, through steps that change kinds alone."""
+        assert self._sample_losses is not None
+        view = replace(self._given, writable=False)
+        for planned in self._plan.steps:
+            if planned.before != planned.after:
+                view = self._run(planned, view)
+        return self._sample_losses(view)
 
 
 def _shares_memory(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
-
-
-def _convert(conversion: Conversion, batch: Batch, plan: Plan) -> Batch:
-    return batch.with_targets(conversion.convert(batch.targets, plan.facts.num_classes or 0, plan.ignore_index))
-
-
-def _act(member: Member, method: str | None, batch: Batch, dice: Dice, draws: dict[str, Any]) -> Batch:
-    if not dice.acts(member):
-        return batch
-    if member.branches:
-        chosen = dice.chosen(member)
-        draws[member.identity] = chosen.identity
-        return _act(chosen, None, batch, dice, draws)
-    drawn = draws[member.identity] if member.identity in draws else draw(member, batch.spec, dice)
-    draws[member.identity] = drawn
-    drawn = _moved(drawn, batch.inputs.device)
-    for effect in member.declaration.transforms:
-        if method is None or effect.method == method:
-            batch = _apply(member, effect, batch, drawn)
-    return batch
-
-
-def _apply(member: Member, effect: TransformEffect, batch: Batch, drawn: Any) -> Batch:
-    edited: Batch = getattr(member.algorithm, effect.method)(batch, drawn)
-    return edited
 
 
 def draw(member: Member, spec: BatchSpec, dice: Dice) -> Any:

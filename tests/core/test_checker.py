@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
@@ -208,6 +209,26 @@ def test_the_smallest_batch() -> None:
 
     assert found([Pairs()], batch_size=1) == ["batch-too-small"]
     cp.compose([Pairs()], batch_size=2, **CLASSES)
+
+
+def test_the_whole_batch_in_one_forward_pass() -> None:
+    class Across(cp.Algorithm[None], name="across"):
+        @cp.around(cp.Event.FORWARD, writes="outputs", whole_batch=True)
+        def inside(self, state: object, scope: cp.Scope) -> Generator[None, cp.Outcome, None]:
+            yield
+
+    assert found([Across()], microbatches=2) == ["microbatches"]
+    cp.compose([Across()], **CLASSES)
+
+
+def test_the_losses_of_samples_need_a_loss_that_has_them() -> None:
+    class Picky(cp.Algorithm[None], name="picky"):
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.CONVEX, sample_losses=True)
+        def apply(self, batch: cp.Batch, draws: None, losses: Callable[[], Tensor]) -> cp.Batch:
+            return batch
+
+    assert found([Picky()]) == ["no-sample-losses"]
+    assert found([Picky()], loss=lambda outputs, targets: outputs.sum(), loss_accepts={"index"}) == ["no-sample-losses"]
 
 
 def test_compiling_is_refused_and_not_ignored() -> None:

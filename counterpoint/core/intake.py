@@ -1,0 +1,116 @@
+"""Holding a batch to what the user stated of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from counterpoint.core.batch import Batch
+from counterpoint.core.conversions import Conversion, check_classes
+from counterpoint.core.errors import DataError
+from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Kind
+from counterpoint.core.plan import Plan
+
+__all__ = ["MASS_ERROR", "check_batch", "check_masses", "check_values", "masses"]
+
+MASS_ERROR = 1e-3
+"""How far the mass of a dense row may be from 0 or 1: what half precision leaves."""
+
+
+def check_batch(plan: Plan, batch: Batch) -> Batch:
+    """Check a batch against what was stated of it; return it with the kind that its targets really have.
+
+    Where class indices are expected, dense targets (N, C) are accepted too, unless the loss cannot take them. Raises
+    ``DataError``. Values are looked at on the CPU only, so that nothing waits for another device.
+    """
+    if batch.inputs.ndim == 0 or batch.targets.ndim == 0 or len(batch.inputs) != len(batch.targets):
+        raise DataError(
+            f"inputs of shape {tuple(batch.inputs.shape)} and targets of shape {tuple(batch.targets.shape)} are no "
+            "batch: their first axes must be equally long"
+        )
+    _check_inputs(batch.inputs, batch.inputs_kind)
+    if batch.targets_kind == INDEX:
+        if not batch.targets.is_floating_point():
+            _check_indices(plan, batch)
+            return batch
+        batch = _given_dense(plan, batch)
+    elif not batch.targets.is_floating_point():
+        raise DataError(
+            f"{batch.task} takes {batch.targets_kind} targets, which are floating, not {batch.targets.dtype}"
+        )
+    check_values(batch.targets, batch.targets_kind, batch.num_classes)
+    if batch.targets_kind == DENSE:
+        check_masses(batch.targets)
+    return batch
+
+
+def _given_dense(plan: Plan, batch: Batch) -> Batch:
+    converts = any(isinstance(step.work, Conversion) for step in plan.steps)
+    if not converts and plan.loss_spec is not None and DENSE not in plan.loss_spec.accepts:
+        raise DataError(
+            f"targets of dtype {batch.targets.dtype} are dense, and the loss {plan.loss_spec.name} takes class indices"
+        )
+    if batch.targets.ndim < 2:
+        raise DataError(
+            f"targets of dtype {batch.targets.dtype} and shape {tuple(batch.targets.shape)}: class indices are "
+            "integers of shape (N) or (N, positions), dense targets floating of shape (N, C) or (N, C, positions)"
+        )
+    return replace(batch, targets_kind=DENSE)
+
+
+def _check_inputs(inputs: Tensor, kind: Kind) -> None:
+    if kind in IMAGES and inputs.ndim != 4:
+        raise DataError(f"{kind} inputs are (N, C, H, W), not {tuple(inputs.shape)}")
+    expected = {BYTES: inputs.dtype == torch.uint8, TOKENS: not inputs.is_floating_point()}
+    if not expected.get(kind, kind not in IMAGES or inputs.is_floating_point()):
+        raise DataError(f"{kind} inputs cannot have dtype {inputs.dtype}; {kind.meaning}")
+
+
+def _check_indices(plan: Plan, batch: Batch) -> None:
+    positions = batch.task == "segmentation"
+    if (batch.targets.ndim > 1) is not positions or batch.targets.dtype == torch.bool:
+        form = "(N, positions)" if positions else "(N)"
+        raise DataError(
+            f"{batch.task} takes integer class indices of shape {form}, not {batch.targets.dtype} of shape "
+            f"{tuple(batch.targets.shape)}; state the task that fits the data"
+        )
+    if batch.num_classes is not None:
+        check_classes(batch.targets.long(), batch.num_classes, plan.ignore_index)
+
+
+def check_values(targets: Tensor, kind: Kind, num_classes: int | None) -> None:
+    """Check that dense or multi-hot targets have their shape, and values that are finite, not negative, not too big."""
+    if kind not in (DENSE, MULTI_HOT):
+        return
+    if num_classes is not None and (targets.ndim < 2 or targets.shape[1] != num_classes):
+        raise DataError(
+            f"{kind} targets for {num_classes} classes are (N, {num_classes}, ...), not {tuple(targets.shape)}"
+        )
+    if targets.device.type != "cpu" or targets.numel() == 0:
+        return
+    wrong = f"{kind} targets must be finite and at least 0; found"
+    if not torch.isfinite(targets).all():
+        raise DataError(f"{wrong} {targets[~torch.isfinite(targets)][0].item()}")
+    if targets.min() < 0:
+        raise DataError(f"{wrong} {targets.min().item()}")
+    if kind == MULTI_HOT and targets.max() > 1:
+        raise DataError(f"multi_hot targets are at most 1; found {targets.max().item()}")
+
+
+def check_masses(targets: Tensor) -> None:
+    """Check that each dense row has mass 1, or 0."""
+    if targets.device.type != "cpu":
+        return
+    mass = masses(targets)
+    wrong = torch.minimum(mass.abs(), (mass - 1).abs()) > MASS_ERROR
+    if wrong.any():
+        raise DataError(
+            f"a dense row has mass {mass[wrong][0].item():g}; it must be 1, or 0 where the position is ignored"
+        )
+
+
+def masses(targets: Tensor) -> Tensor:
+    """Return the mass of each dense row, in float64."""
+    return targets.sum(1, dtype=torch.float64)

@@ -1,0 +1,166 @@
+"""The contract check: what a step or hook does and did not declare is found, with its name and the line to change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import counterpoint as cp
+from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp
+
+FACTS: dict[str, Any] = {"task": "multiclass", "num_classes": 3, "contract": "always"}
+INPUTS, TARGETS = torch.rand(4, 1, 6, 6), torch.tensor([0, 1, 2, 0])
+
+
+def run(apply: Callable[[cp.Batch], cp.Batch], **settings: Any) -> None:
+    class Odd(cp.Algorithm[None], name="odd"):
+        @cp.transform(**{"inputs": cp.CONTINUOUS, "law": cp.Law.RESCALE, **settings.pop("declared", {})})
+        def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return edit(batch)
+
+    edit = apply
+    plan = cp.compose([Odd()], **{**FACTS, **settings})
+    plan(INPUTS.clone(), TARGETS.clone(), step=settings.get("step", 0))
+
+
+DENSE = {"inputs": None, "targets": cp.MIXABLE, "law": cp.Law.REDISTRIBUTE}
+
+
+@pytest.mark.parametrize(
+    ("edit", "declared", "word"),
+    [
+        (lambda batch: batch.with_targets(batch.targets.flip(0)), {}, "edits targets and does not declare it"),
+        (lambda batch: batch.with_inputs(batch.inputs[..., :3]), {}, "resizes=True"),
+        (lambda batch: batch.with_inputs(batch.inputs.add_(1)), {}, "writes into the inputs"),
+        (lambda batch: (batch.inputs.numpy().fill(1), batch)[1], {}, "writes into the inputs"),
+        (lambda batch: (batch.targets.data.add_(0).mul_(0), batch)[1], {}, "writes into the targets"),
+        (lambda batch: batch.with_targets(batch.targets * 2), DENSE, "mass 2"),
+        (lambda batch: batch.with_targets(batch.targets * 0.5), DENSE, "mass 0.5"),
+        (lambda batch: batch.with_targets(batch.targets - 1), DENSE, "at least 0"),
+        (lambda batch: batch.with_targets(batch.targets / 0), DENSE, "finite"),
+    ],
+)
+def test_a_step_that_breaks_its_word(edit: Callable[[cp.Batch], cp.Batch], declared: dict[str, Any], word: str) -> None:
+    with pytest.raises(cp.ContractError) as caught:
+        run(edit, declared=declared)
+    message = str(caught.value)
+    assert word in message
+    assert re.search(r"odd, at step 0: .*test_contract\.py:\d+", message)
+
+
+def test_the_first_steps_are_held_to_it_by_default_and_none_when_it_is_off() -> None:
+    class Late(cp.Algorithm[None], name="late"):
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE)
+        def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return batch.with_targets(batch.targets.flip(0))
+
+    for contract, caught in (("first_steps", [True, True, False]), ("always", [True] * 3), ("off", [False] * 3)):
+        plan = cp.compose([Late()], **{**FACTS, "contract": contract})
+        for step, expected in enumerate(caught):
+            if expected:
+                with pytest.raises(cp.ContractError):
+                    plan(INPUTS, TARGETS, step=step)
+            else:
+                plan(INPUTS, TARGETS, step=step)
+
+
+def test_the_contract_is_no_part_of_what_the_plan_does() -> None:
+    prints = {cp.compose([MixUp()], **{**FACTS, "contract": word}).fingerprint for word in ("off", "always")}
+    assert len(prints) == 1
+
+
+@pytest.mark.parametrize("mixer", [MixUp(), CutMix()])
+def test_the_built_in_methods_keep_theirs(mixer: cp.Algorithm[Any]) -> None:
+    plan = cp.compose([LabelSmoothing(), mixer, CutOut(num_holes=2)], **FACTS)
+    for step in range(5):
+        plan(INPUTS, torch.tensor([0, -100, 2, 0]), step=step)
+        plan(INPUTS.clone(), TARGETS, step=step, donate=True)
+
+
+def engine_of(algorithm: cp.Algorithm[Any]) -> cp.Engine:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
+    plan = cp.compose([algorithm], **FACTS)
+    return cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def step_of(engine: cp.Engine) -> None:
+    with engine.batch(INPUTS, TARGETS) as batch:
+
+        def closure() -> Tensor:
+            loss = nn.functional.cross_entropy(engine.model(batch.inputs), TARGETS)
+            loss.backward()
+            return loss.detach()
+
+        engine.step(closure)
+
+
+def test_a_hook_that_writes_what_it_only_reads() -> None:
+    class Sneaky(cp.Algorithm[None], name="sneaky"):
+        @cp.after(cp.Event.STEP, reads="parameters")
+        def look(self, state: object, scope: cp.Scope) -> None:
+            for parameter in scope.model.parameters():
+                parameter.data.mul_(2)
+
+    with pytest.raises(cp.ContractError, match=r"sneaky.look writes parameters .*test_contract\.py:\d+"):
+        step_of(engine_of(Sneaky()))
+
+
+def test_a_hook_that_does_not_restore_what_it_said() -> None:
+    class Forgets(cp.Algorithm[None], name="forgets"):
+        @cp.around(cp.Event.EVALUATION, writes="parameters", restores="parameters")
+        def swap(self, state: object, scope: cp.Scope) -> Generator[None, cp.Outcome, None]:
+            for parameter in scope.model.parameters():
+                parameter.data.mul_(2)
+            yield
+
+    with (
+        pytest.raises(cp.ContractError, match="restores the parameters, and left others"),
+        engine_of(Forgets()).evaluation(),
+    ):
+        pass
+
+
+def test_ema_keeps_its_word() -> None:
+    engine = engine_of(EMA(half_life=1.0))
+    for _ in range(3):
+        step_of(engine)
+        with engine.evaluation():
+            pass
+
+
+def test_samples_are_chosen_by_their_losses_on_the_unedited_batch() -> None:
+    seen: list[Tensor] = []
+
+    class Worst(cp.Algorithm[None], name="worst"):
+        @cp.transform(
+            inputs=cp.Edit(cp.CONTINUOUS, acts=frozenset({cp.Axis.SAMPLE}), resizes=True),
+            targets=cp.Edit(cp.MIXABLE | {cp.INDEX}, acts=frozenset({cp.Axis.SAMPLE}), resizes=True),
+            claims=cp.BATCH_SIZE,
+            unedited=True,
+            sample_losses=True,
+        )
+        def apply(self, batch: cp.Batch, draws: None, losses: Callable[[], Tensor]) -> cp.Batch:
+            worst = losses().topk(2).indices
+            seen.append(losses())
+            return batch.with_inputs(batch.inputs[worst]).with_targets(batch.targets[worst])
+
+    def each(outputs: Tensor, targets: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, targets, reduction="none")
+
+    loss = cp.LossSpec("each", nn.functional.cross_entropy, frozenset({cp.INDEX, cp.DENSE}), each=each)
+    plan = cp.compose([MixUp(), CutOut(), Worst()], loss=loss, **FACTS)
+    assert plan.order[:2] == ("dense_targets", "worst")
+    with pytest.raises(cp.EngineRequiredError, match="worst"):
+        plan(INPUTS, TARGETS, step=0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.9), nn.Linear(36, 3)).train()
+    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with engine.batch(INPUTS, TARGETS) as batch:
+        assert len(batch.inputs) == len(batch.targets) == 2
+    assert all(module.training for module in model.modules())
+    with torch.no_grad():
+        assert torch.allclose(seen[0], each(model.eval()(INPUTS), TARGETS))
