@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 from counterpoint.core.checks import check_members
@@ -17,8 +18,9 @@ from counterpoint.core.kinds import Field, Kind, names
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member, Resolver, enlist
 from counterpoint.core.order import Order, Pair, Rank, arrange
-from counterpoint.core.plan import BatchStep, HookStep, Plan
-from counterpoint.core.wiring import HookNode, StepNode, batch_edges, disagreements, hook_edges, node_of
+from counterpoint.core.plan import Plan
+from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.core.wiring import batch_edges, disagreements, hook_edges, node_of
 
 __all__ = ["compose"]
 
@@ -55,21 +57,21 @@ def compose(
     return Plan(facts, tuple(members), tuple(steps), tuple(hooks), (*order.pairs, *pairs), loss, contract)
 
 
-def _step_nodes(members: Sequence[Member]) -> list[StepNode]:
+def _step_nodes(members: Sequence[Member]) -> list[BatchStep]:
     nodes = []
     for member in members:
         if member.branches:
             effects = tuple(effect for leaf in member.leaves for effect in leaf.declaration.transforms)
-            nodes.append(StepNode(member.identity, member, effects))
+            nodes.append(BatchStep(member.identity, member, effects))
             continue
         several = len(member.declaration.transforms) > 1
         for effect in member.declaration.transforms:
             name = f"{member.identity}.{effect.method}" if several else member.identity
-            nodes.append(StepNode(name, member, (effect,), effect.method))
+            nodes.append(BatchStep(name, member, (effect,), effect.method))
     return nodes
 
 
-def _conversions(nodes: Sequence[StepNode], loss: LossSpec | None, start: dict[Field, Kind]) -> Iterator[StepNode]:
+def _conversions(nodes: Sequence[BatchStep], loss: LossSpec | None, start: dict[Field, Kind]) -> Iterator[BatchStep]:
     for conversion in CONVERSIONS:
         part = conversion.source.field
         needs = [effect.edits[part].needs for node in nodes for effect in node.effects if part in effect.edits]
@@ -77,10 +79,10 @@ def _conversions(nodes: Sequence[StepNode], loss: LossSpec | None, start: dict[F
             needs.append(loss.accepts)
         wanted = any(conversion.source not in kinds and conversion.target in kinds for kinds in needs)
         if start[part] == conversion.source and wanted:
-            yield StepNode(conversion.name, conversion, (conversion.effect,))
+            yield BatchStep(conversion.name, conversion, (conversion.effect,))
 
 
-def _branch_faults(nodes: Sequence[StepNode]) -> Iterator[Fault]:
+def _branch_faults(nodes: Sequence[BatchStep]) -> Iterator[Fault]:
     for first, second in combinations(nodes, 2):
         verdicts = disagreements(first, second) if len(first.effects) + len(second.effects) > 2 else []
         if verdicts:
@@ -92,7 +94,7 @@ def _branch_faults(nodes: Sequence[StepNode]) -> Iterator[Fault]:
 
 
 def _order_faults(
-    nodes: Sequence[StepNode | HookNode], order: Order, strict_order: bool, terms: Terms
+    nodes: Sequence[BatchStep | HookStep], order: Order, strict_order: bool, terms: Terms
 ) -> Iterator[Fault]:
     for edge, between in order.contradictions:
         earlier, later = nodes[edge.first].identity, nodes[edge.second].identity
@@ -112,7 +114,7 @@ def _order_faults(
 
 
 def _walk(
-    nodes: Sequence[StepNode],
+    nodes: Sequence[BatchStep],
     start: dict[Field, Kind],
     loss: LossSpec | None,
     facts: Facts,
@@ -131,13 +133,13 @@ def _walk(
         if isinstance(node.work, Conversion) and facts.num_classes is None:
             message = f"targets must become {node.work.target}, and the number of classes is not stated"
             found.append(Fault("classes-unstated", message, f"state {terms.setting('num_classes', '10')}", ()))
-        steps.append(BatchStep(node.name, node.work, node.effects, node.method, before, dict(kinds)))
+        steps.append(replace(node, before=before, after=dict(kinds)))
     if loss is not None and kinds[Field.TARGETS] not in loss.accepts:
         found.append(_unmet_loss(steps, loss, kinds[Field.TARGETS], terms))
     return steps
 
 
-def _unmet(node: StepNode, part: Field, kind: Kind, needs: frozenset[Kind], facts: Facts, terms: Terms) -> Fault:
+def _unmet(node: BatchStep, part: Field, kind: Kind, needs: frozenset[Kind], facts: Facts, terms: Terms) -> Fault:
     message = f"{node.name} edits {part.value} of kind {names(needs)}, and gets {kind}"
     fix = f"leave {node.name} out"
     if part is Field.INPUTS and kind == facts.inputs:
@@ -161,16 +163,16 @@ def _unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, terms: T
 def _hooks(
     members: Sequence[Member], strict_order: bool, found: list[Fault], terms: Terms
 ) -> tuple[list[HookStep], list[Pair]]:
-    moments: dict[tuple[int, str], list[HookNode]] = defaultdict(list)
+    moments: dict[tuple[int, str], list[HookStep]] = defaultdict(list)
     events = list(Event)
     for member in members:
         for effect in member.declaration.hooks if not member.branches else ():
-            moments[events.index(effect.event), effect.phase].append(HookNode(member.identity, member, effect))
+            moments[events.index(effect.event), effect.phase].append(HookStep(member.identity, member, effect))
     steps, pairs = [], []
     for _, nodes in sorted(moments.items()):
         order = arrange([node_of(node) for node in nodes], hook_edges(nodes))
         found += _order_faults(nodes, order, strict_order, terms)
-        steps += [HookStep(nodes[i].name, nodes[i].work, nodes[i].effect) for i in order.sequence]
+        steps += [nodes[position] for position in order.sequence]
         pairs += order.pairs
     return steps, pairs
 

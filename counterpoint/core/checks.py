@@ -91,7 +91,7 @@ def _passes(member: Member, loss: LossSpec | None, facts: Facts, terms: Terms) -
 
 def _slots(members: Sequence[Member], loss: LossSpec | None, terms: Terms) -> Iterator[Fault]:
     owners: list[tuple[str, Member | None, Claim]] = [
-        (member.identity, member, claim) for member in members for claim in _claims(member)
+        (member.identity, member, claim) for member in members for claim in member.claims
     ]
     if loss is not None:
         owners += [(f"the loss {loss.name}", None, claim) for claim in loss.claims]
@@ -101,12 +101,6 @@ def _slots(members: Sequence[Member], loss: LossSpec | None, terms: Terms) -> It
         if mine.slot.per_batch and first and second and not first.schedule.meets(second.schedule):
             continue
         yield _clash(one, other, mine, theirs, both_listed=first is not None and second is not None, terms=terms)
-
-
-def _claims(member: Member) -> set[Claim]:
-    declarations = [leaf.declaration for leaf in member.leaves]
-    transforms = {claim for declared in declarations for effect in declared.transforms for claim in effect.claims}
-    return transforms | {claim for declared in declarations for effect in declared.hooks for claim in effect.claims}
 
 
 def _clash(one: str, other: str, mine: Claim, theirs: Claim, *, both_listed: bool, terms: Terms) -> Fault:

@@ -13,7 +13,7 @@ from counterpoint.core.effects import Contract, Form, HookEffect
 from counterpoint.core.errors import ContractError, DataError
 from counterpoint.core.intake import MASS_ERROR, check_masses, check_values, masses
 from counterpoint.core.kinds import DENSE, Axis, Field
-from counterpoint.core.plan import BatchStep
+from counterpoint.core.steps import BatchStep
 
 __all__ = ["checksum", "watch_hook", "watch_restoring", "watch_step"]
 

@@ -179,6 +179,12 @@ class Declaration:
     transforms: tuple[TransformEffect, ...] = ()
     hooks: tuple[HookEffect, ...] = ()
 
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """Every claim of a transform or a hook."""
+        by_transforms = tuple(claim for effect in self.transforms for claim in effect.claims)
+        return by_transforms + tuple(claim for effect in self.hooks for claim in effect.claims)
+
     def refine(self, method: str, part: Field, **changes: Any) -> Declaration:
         """Return this declaration with an edit made more exact by an instance's settings.
 

@@ -17,10 +17,11 @@ from counterpoint.core.effects import Phase
 from counterpoint.core.errors import ContractError, CounterpointError
 from counterpoint.core.events import Event
 from counterpoint.core.kinds import Field
-from counterpoint.core.plan import HookStep, Plan
+from counterpoint.core.plan import Plan
 from counterpoint.core.run import Dice, draw, edit, process_rank
 from counterpoint.core.scope import Outcome, Scope
 from counterpoint.core.state import load_states, pack_states
+from counterpoint.core.steps import HookStep
 
 __all__ = ["Engine"]
 
@@ -277,5 +278,5 @@ def _table(plan: Plan) -> dict[tuple[Event, Phase], tuple[_Handler, ...]]:
     table: dict[tuple[Event, Phase], tuple[_Handler, ...]] = {}
     for hook in plan.hooks:
         key = (hook.effect.event, hook.effect.phase)
-        table[key] = (*table.get(key, ()), _Handler(hook, getattr(hook.member.algorithm, hook.effect.method)))
+        table[key] = (*table.get(key, ()), _Handler(hook, getattr(hook.work.algorithm, hook.effect.method)))
     return table

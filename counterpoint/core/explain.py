@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator
+from itertools import combinations
 
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import HookEffect, Phase
 from counterpoint.core.events import Event
 from counterpoint.core.kinds import Field, names
-from counterpoint.core.plan import BatchStep, Plan
+from counterpoint.core.plan import Plan
+from counterpoint.core.steps import BatchStep
+from counterpoint.core.wiring import batch_edges
 
 __all__ = ["explain"]
 
@@ -17,9 +20,10 @@ WIDTH = 80
 _ROW = "  {:<32} {:<20} {}"
 
 
-def explain(plan: Plan) -> str:
-    """Return the plan as text, at most 80 columns wide."""
-    return "\n".join([*_facts(plan), "", *_steps(plan), *_hooks(plan), *_pairs(plan)])
+def explain(plan: Plan, *, pairs: bool = False) -> str:
+    """Return the plan as text, at most 80 columns wide; ``pairs`` adds the rule and reason for every pair of steps."""
+    order = _every_pair(plan) if pairs else _pairs(plan)
+    return "\n".join([*_facts(plan), "", *_steps(plan), *_hooks(plan), *_owners(plan), *_draws(plan), *order])
 
 
 def _facts(plan: Plan) -> Iterator[str]:
@@ -56,8 +60,6 @@ def _title(step: BatchStep) -> str:
         parts += [
             f"{share:.0%} {branch.algorithm.identity}" for branch, share in zip(step.work.branches, shares, strict=True)
         ]
-    if step.work.algorithm.shared:
-        parts.append("same draws on every rank")
     return f"{step.name} ({', '.join(parts)})" if parts else step.name
 
 
@@ -94,6 +96,50 @@ def _pairs(plan: Plan) -> Iterator[str]:
         yield "order"
     for pair in plan.pairs:
         yield from _wrap(f"  {pair.first} before {pair.second}: {pair.outcome} ({pair.rule}): {pair.reason}")
+
+
+def _every_pair(plan: Plan) -> Iterator[str]:
+    steps = plan.steps
+    decided = {(pair.first, pair.second): pair for pair in plan.pairs}
+    start = {Field.INPUTS: plan.facts.inputs, Field.TARGETS: plan.facts.task.targets}
+    edges = {frozenset((edge.first, edge.second)): edge for edge in reversed(batch_edges(steps, start))}
+    yield "order of every pair"
+    for i, j in combinations(range(len(steps)), 2):
+        edge, pair = edges.get(frozenset((i, j))), decided.get((steps[i].name, steps[j].name))
+        rule, reason = (
+            (edge.rule, edge.reason) if edge else ("commuting", "they commute, and one order serves every list")
+        )
+        outcome = f"{pair.outcome}, " if pair else ""
+        yield from _wrap(f"  {steps[i].name} before {steps[j].name}: {outcome}{rule}: {reason}")
+
+
+def _owners(plan: Plan) -> Iterator[str]:
+    """Say who smooths, who mixes, and who owns what else, the loss included."""
+    claims = [(member.identity, claim) for member in plan.members for claim in member.claims]
+    if plan.loss_spec is not None:
+        claims += [(f"the loss {plan.loss_spec.name}", claim) for claim in plan.loss_spec.claims]
+    if claims:
+        yield "owns"
+    for slot in dict.fromkeys(claim.slot.name for _, claim in claims):
+        owners = [
+            owner if claim.amount is None else f"{owner} ({claim.amount:g})"
+            for owner, claim in claims
+            if claim.slot.name == slot
+        ]
+        yield from _wrap(f"  {slot}: {', '.join(owners)}")
+
+
+def _draws(plan: Plan) -> Iterator[str]:
+    leaves = [leaf for member in plan.members for leaf in member.leaves]
+    random = [member for member in (*plan.members, *leaves) if member.random]
+    alike = list(dict.fromkeys(member.identity for member in random if member.rank_free))
+    apart = list(dict.fromkeys(member.identity for member in random if not member.rank_free))
+    if random:
+        yield "draws"
+    if apart:
+        yield from _wrap(f"  each rank its own: {', '.join(apart)}")
+    if alike:
+        yield from _wrap(f"  the same on every rank: {', '.join(alike)}")
 
 
 def _wrap(line: str) -> list[str]:

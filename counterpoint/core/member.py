@@ -13,6 +13,7 @@ from counterpoint.core.algorithm import Algorithm, build
 from counterpoint.core.effects import Declaration
 from counterpoint.core.errors import PluginError, UnknownNameError, nearest
 from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.kinds import Claim
 from counterpoint.core.schedule import Clock, Schedule
 
 __all__ = ["Member", "Resolver", "enlist", "explain_settings"]
@@ -35,6 +36,16 @@ class Member:
     def leaves(self) -> tuple[Member, ...]:
         """The members that act: itself, or the leaves of its branches."""
         return tuple(leaf for branch in self.branches for leaf in branch.leaves) if self.branches else (self,)
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """Every slot that it owns, each once."""
+        return tuple(dict.fromkeys(claim for leaf in self.leaves for claim in leaf.declaration.claims))
+
+    @property
+    def random(self) -> bool:
+        """Whether anything about it is drawn: its coin, its branch, or what its ``draw`` returns."""
+        return self.schedule.p < 1 or bool(self.branches) or type(self.algorithm).draw is not Algorithm.draw
 
     @property
     def rank_free(self) -> bool:

@@ -9,40 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
+from counterpoint.core.batch import BatchSpec
 from counterpoint.core.conversions import Conversion
-from counterpoint.core.effects import Contract, HookEffect, TransformEffect
+from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.facts import Facts
 from counterpoint.core.kinds import Field, Kind
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member
 from counterpoint.core.order import Pair
+from counterpoint.core.steps import BatchStep, HookStep
 
-__all__ = ["BatchStep", "HookStep", "Plan"]
-
-
-@dataclass(frozen=True)
-class BatchStep:
-    """A step that edits the batch: a method's transform, a choice among methods, or a conversion.
-
-    ``before`` and ``after`` are the kinds of each field on its two sides.
-    """
-
-    name: str
-    work: Member | Conversion
-    effects: tuple[TransformEffect, ...]
-    method: str | None
-    before: dict[Field, Kind]
-    after: dict[Field, Kind]
-
-
-@dataclass(frozen=True)
-class HookStep:
-    """A step that edits training state at an event."""
-
-    name: str
-    member: Member
-    effect: HookEffect
+__all__ = ["Plan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,11 +89,20 @@ class Plan:
             raise CounterpointError("this plan was composed without a loss: give compose a loss=")
         return self.loss_spec.function(outputs, targets)
 
-    def explain(self) -> str:
-        """Return the plan in words, at most 80 columns wide."""
+    def explain(self, *, pairs: bool = False) -> str:
+        """Return the plan in words, at most 80 columns wide; with ``pairs``, the rule and reason for every pair."""
         from counterpoint.core.explain import explain
 
-        return explain(self)
+        return explain(self, pairs=pairs)
+
+    def draws(self, step: int, batch: BatchSpec, *, rank: int = 0) -> dict[str, Any]:
+        """Return what every method that acts on a device batch draws for it, by its name in the plan.
+
+        ``step`` counts device batches; ``batch`` says how large it is. Of a choice the chosen branch is named.
+        """
+        from counterpoint.core.run import draws
+
+        return draws(self, step, batch, rank)
 
     def to_data(self) -> dict[str, Any]:
         """Return everything that decides what the plan does, as plain data."""

@@ -16,10 +16,11 @@ from counterpoint.core.effects import TransformEffect
 from counterpoint.core.intake import check_batch
 from counterpoint.core.kinds import Field
 from counterpoint.core.member import Member
-from counterpoint.core.plan import BatchStep, Plan
+from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
+from counterpoint.core.steps import BatchStep
 
-__all__ = ["Dice", "edit", "process_rank"]
+__all__ = ["Dice", "draw", "draws", "edit", "process_rank"]
 
 SampleLosses = Callable[[Batch], Tensor]
 
@@ -148,6 +149,21 @@ class _Editing:
 
 def _shares_memory(one: Tensor, other: Tensor) -> bool:
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
+def draws(plan: Plan, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
+    """Return the draws of every member that acts on a device batch; of a choice, the branch that is chosen."""
+    dice, found = Dice(plan.facts.seed, step, rank), {}
+    acting = [member for member in plan.members if dice.acts(member)]
+    while acting:
+        member = acting.pop(0)
+        if member.branches:
+            chosen = dice.chosen(member)
+            found[member.identity] = chosen.identity
+            acting = [chosen, *acting] if dice.acts(chosen) else acting
+        else:
+            found[member.identity] = draw(member, spec, dice)
+    return found
 
 
 def draw(member: Member, spec: BatchSpec, dice: Dice) -> Any:

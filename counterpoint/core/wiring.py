@@ -3,54 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 
 from counterpoint.core.commute import Verdict, commute, convention, hooks_commute
 from counterpoint.core.conversions import Conversion
-from counterpoint.core.effects import HookEffect, TransformEffect
 from counterpoint.core.kinds import Field, Kind, names
 from counterpoint.core.member import Member
 from counterpoint.core.order import Edge, Node, Rank
-from counterpoint.core.schedule import Schedule
+from counterpoint.core.steps import BatchStep, HookStep
 
-__all__ = ["HookNode", "StepNode", "batch_edges", "disagreements", "hook_edges", "node_of"]
+__all__ = ["batch_edges", "disagreements", "hook_edges", "node_of"]
 
 _LISTED = Verdict(0, "as-listed", "they do not commute, and no rule orders them")
 
 
-@dataclass(frozen=True)
-class StepNode:
-    """A step of the batch, to be placed: one effect, or one for each branch of a choice."""
-
-    name: str
-    work: Member | Conversion
-    effects: tuple[TransformEffect, ...]
-    method: str | None = None
-
-    @property
-    def identity(self) -> str:
-        """The name of the member that it belongs to."""
-        return self.work.name if isinstance(self.work, Conversion) else self.work.identity
-
-
-@dataclass(frozen=True)
-class HookNode:
-    """A hook, to be placed among those of its moment."""
-
-    name: str
-    work: Member
-    effect: HookEffect
-
-    @property
-    def identity(self) -> str:
-        """The name of the member that it belongs to."""
-        return self.work.identity
-
-
-def node_of(step: StepNode | HookNode) -> Node:
+def node_of(step: BatchStep | HookStep) -> Node:
     """Return the step with its canonical key: what it does first, its name only to break ties."""
-    if isinstance(step, HookNode):
+    if isinstance(step, HookStep):
         return Node(step.name, (repr(sorted(step.effect.writes)), repr(sorted(step.effect.reads)), step.name))
     conversion = isinstance(step.work, Conversion)
     resizes = any(effect.resizes for effect in step.effects)
@@ -61,11 +30,11 @@ def node_of(step: StepNode | HookNode) -> Node:
     return Node(step.name, (levels, described, step.name), listed=not conversion)
 
 
-def batch_edges(steps: Sequence[StepNode], start: dict[Field, Kind]) -> list[Edge]:
+def batch_edges(steps: Sequence[BatchStep], start: dict[Field, Kind]) -> list[Edge]:
     """Return the edges between the steps of a batch, whose fields start out as ``start`` says."""
     edges = [*_needs(steps, start), *_wishes(steps)]
     settled = {frozenset((edge.first, edge.second)) for edge in edges}
-    alike = _numbered([(tuple(effect.signature for effect in step.effects), _schedule(step)) for step in steps])
+    alike = _numbered([(tuple(effect.signature for effect in step.effects), step.schedule) for step in steps])
     verdicts: dict[tuple[int, int], Verdict | None] = {}
     for i, j in combinations(range(len(steps)), 2):
         pair = alike[i], alike[j]
@@ -77,7 +46,7 @@ def batch_edges(steps: Sequence[StepNode], start: dict[Field, Kind]) -> list[Edg
     return edges
 
 
-def hook_edges(hooks: Sequence[HookNode]) -> list[Edge]:
+def hook_edges(hooks: Sequence[HookStep]) -> list[Edge]:
     """Return the edges between hooks of one moment."""
     edges = list(_wishes(hooks))
     settled = {frozenset((edge.first, edge.second)) for edge in edges}
@@ -93,17 +62,13 @@ def _numbered(things: Sequence[Hashable]) -> list[int]:
     return [numbers.setdefault(thing, len(numbers)) for thing in things]
 
 
-def _schedule(step: StepNode) -> Schedule:
-    return step.work.schedule if isinstance(step.work, Member) else Schedule()
-
-
 def _judged(i: int, j: int, verdict: Verdict) -> Edge:
     first, second = (j, i) if verdict.sign > 0 else (i, j)
     rank = Rank.CONVENTION if verdict.sign else Rank.LISTED
     return Edge(first, second, rank, verdict.rule, verdict.reason)
 
 
-def judge(first: StepNode, second: StepNode) -> Verdict | None:
+def judge(first: BatchStep, second: BatchStep) -> Verdict | None:
     """Return the verdict on two steps by declared properties alone; ``None`` if they commute.
 
     Of a choice each branch is judged; one that a rule orders speaks for the branches that the list would decide.
@@ -113,19 +78,19 @@ def judge(first: StepNode, second: StepNode) -> Verdict | None:
     return ruled[0] if ruled else next(iter(verdicts), None)
 
 
-def disagreements(first: StepNode, second: StepNode) -> list[Verdict]:
+def disagreements(first: BatchStep, second: BatchStep) -> list[Verdict]:
     """Return verdicts on branches of a choice that demand both orders; empty if they agree."""
     ruled = [verdict for verdict in _verdicts(first, second) if verdict.sign]
     return ruled if len({verdict.sign for verdict in ruled}) > 1 else []
 
 
-def _verdicts(first: StepNode, second: StepNode) -> list[Verdict]:
-    if not _schedule(first).meets(_schedule(second)):
+def _verdicts(first: BatchStep, second: BatchStep) -> list[Verdict]:
+    if not first.schedule.meets(second.schedule):
         return []
     return [convention(mine, other) for mine in first.effects for other in second.effects if not commute(mine, other)]
 
 
-def _wishes(steps: Sequence[StepNode | HookNode]) -> Iterator[Edge]:
+def _wishes(steps: Sequence[BatchStep | HookStep]) -> Iterator[Edge]:
     places: dict[str, list[int]] = {}
     for position, step in enumerate(steps):
         places.setdefault(step.identity, []).append(position)
@@ -137,12 +102,12 @@ def _wishes(steps: Sequence[StepNode | HookNode]) -> Iterator[Edge]:
                 yield from (_wished(steps, other, position) for other in places.get(name, ()))
 
 
-def _wished(steps: Sequence[StepNode | HookNode], first: int, second: int) -> Edge:
+def _wished(steps: Sequence[BatchStep | HookStep], first: int, second: int) -> Edge:
     reason = f"the user asked for {steps[first].identity} before {steps[second].identity}"
     return Edge(first, second, Rank.WISH, "wish", reason)
 
 
-def _needs(steps: Sequence[StepNode], start: dict[Field, Kind]) -> Iterator[Edge]:
+def _needs(steps: Sequence[BatchStep], start: dict[Field, Kind]) -> Iterator[Edge]:
     for part, kind in start.items():
         yield from _kind_edges(steps, part, kind)
         for first, step in enumerate(steps):
@@ -152,11 +117,11 @@ def _needs(steps: Sequence[StepNode], start: dict[Field, Kind]) -> Iterator[Edge
                         yield Edge(first, second, Rank.NEEDS, "unedited", f"{step.name} must see unedited {part.value}")
 
 
-def _edits(step: StepNode, part: Field) -> bool:
+def _edits(step: BatchStep, part: Field) -> bool:
     return any(part in effect.edits for effect in step.effects)
 
 
-def _kind_edges(steps: Sequence[StepNode], part: Field, start: Kind) -> Iterator[Edge]:
+def _kind_edges(steps: Sequence[BatchStep], part: Field, start: Kind) -> Iterator[Edge]:
     giving = [
         (position, effect.edits[part].needs, effect.edits[part].gives)
         for position, step in enumerate(steps)

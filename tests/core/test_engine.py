@@ -306,6 +306,6 @@ def test_shared_methods_draw_alike_on_every_rank() -> None:
             return batch.with_inputs(batch.inputs * draws)
 
     plan = check([Same()])
-    assert "same draws on every rank" in plan.explain().replace("\n", " ").replace("      ", " ").replace("    ", " ")
+    assert "the same on every rank: same" in plan.explain()
     inputs, targets = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
     assert torch.equal(plan(inputs, targets, step=3, rank=0)[0], plan(inputs, targets, step=3, rank=5)[0])

@@ -1,0 +1,53 @@
+"""The steps of a plan: what edits a batch, and what edits training state at an event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from counterpoint.core.conversions import Conversion
+from counterpoint.core.effects import HookEffect, TransformEffect
+from counterpoint.core.kinds import Field, Kind
+from counterpoint.core.member import Member
+from counterpoint.core.schedule import Schedule
+
+__all__ = ["BatchStep", "HookStep"]
+
+
+@dataclass(frozen=True)
+class BatchStep:
+    """A step that edits the batch: a method's transform, a choice among methods, or a conversion.
+
+    ``effects`` is one effect, or one for each branch of a choice; ``method`` names the transform, ``None`` for a choice
+    or a conversion. ``before`` and ``after`` are the kinds of each field on its two sides, once it has its place.
+    """
+
+    name: str
+    work: Member | Conversion
+    effects: tuple[TransformEffect, ...]
+    method: str | None = None
+    before: dict[Field, Kind] = field(default_factory=dict)
+    after: dict[Field, Kind] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """The name of the member that it belongs to."""
+        return self.work.name if isinstance(self.work, Conversion) else self.work.identity
+
+    @property
+    def schedule(self) -> Schedule:
+        """When it acts."""
+        return self.work.schedule if isinstance(self.work, Member) else Schedule()
+
+
+@dataclass(frozen=True)
+class HookStep:
+    """A step that edits training state at an event."""
+
+    name: str
+    work: Member
+    effect: HookEffect
+
+    @property
+    def identity(self) -> str:
+        """The name of the member that it belongs to."""
+        return self.name
