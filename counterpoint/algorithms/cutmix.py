@@ -12,6 +12,7 @@ from torch import Tensor
 from counterpoint.algorithms.boxes import area, clipped_boxes, inside
 from counterpoint.algorithms.mixup import mix
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
+from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import IMAGES, MIXABLE, MIXING
 
 __all__ = ["CutMix", "Pasting", "cutmix"]
@@ -23,7 +24,8 @@ def cutmix(inputs: Tensor, targets: Tensor, boxes: Tensor, perm: Tensor) -> tupl
     ``inputs`` is (N, C, H, W) of any dtype; ``targets`` is dense or otherwise floating, (N, ...): a sample whose box
     covers the share ``a`` of the image gets ``(1 - a) * y + a * y[perm]``. Targets with a position for each pixel,
     (N, C, H, W), take their partner's inside the box instead. ``boxes`` is (N or 1, 4), int64 XYXY within the image,
-    ends exclusive; ``perm`` holds N int64 indices. Raises ``DataError`` for targets that are not floating.
+    ends exclusive; ``perm`` holds N int64 indices. Raises ``DataError`` for targets that are not floating, and for
+    positions that are not those of the images.
 
     >>> x, y = cutmix(torch.arange(2.0).view(2, 1, 1, 1).expand(2, 1, 2, 2), torch.eye(2),
     ...               torch.tensor([[0, 0, 1, 2]]), torch.tensor([1, 0]))
@@ -37,10 +39,19 @@ def cutmix(inputs: Tensor, targets: Tensor, boxes: Tensor, perm: Tensor) -> tupl
     height, width = inputs.shape[-2:]
     mask = inside(boxes, height, width)[:, None]
     pasted = torch.where(mask, inputs[perm], inputs)
-    if targets.ndim == 4 and targets.shape[-2:] == inputs.shape[-2:]:
+    if targets.ndim == 4:
+        _check_positions(inputs, targets)
         return pasted, torch.where(mask, targets[perm], targets)
     kept = 1 - area(boxes).double() / (height * width)
     return pasted, mix(targets, kept if len(kept) > 1 else kept[0], perm)
+
+
+def _check_positions(inputs: Tensor, targets: Tensor) -> None:
+    if targets.shape[2:] != inputs.shape[2:]:
+        raise DataError(
+            f"targets have the positions {tuple(targets.shape[2:])} and images {tuple(inputs.shape[2:])}: "
+            "one box cannot be cut out of both; give targets of the images' height and width"
+        )
 
 
 class Pasting(NamedTuple):
@@ -87,5 +98,7 @@ class CutMix(Algorithm[Pasting], name="cutmix"):
         """Paste the boxes and mix the targets."""
         if self.alpha == 0:
             return batch
+        if batch.task == "segmentation":
+            _check_positions(batch.inputs, batch.targets)
         inputs, targets = cutmix(batch.inputs, batch.targets, draws.boxes, draws.perm)
         return replace(batch, inputs=inputs, targets=targets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from counterpoint.algorithms.boxes import clipped_boxes, inside
@@ -57,9 +57,22 @@ class CutOut(Algorithm[Tensor], name="cutout"):
         default=None, description="the scale in which fill is meant; by default that of the inputs, whatever it is"
     )
 
+    @model_validator(mode="after")
+    def _check_fill(self) -> CutOut:
+        if self.space == "bytes" and not self._is_byte:
+            raise ValueError(f"fill is {self.fill:g}, and bytes are whole numbers from 0 to 255")
+        if self.space == "unit" and not 0 <= self.fill <= 1:
+            raise ValueError(f"fill is {self.fill:g}, and values of unit images lie between 0 and 1")
+        return self
+
+    @property
+    def _is_byte(self) -> bool:
+        return self.fill.is_integer() and 0 <= self.fill <= 255
+
     def declared(self) -> Declaration:
-        """Narrow the declaration to this fill, its space, and whether holes differ between samples."""
+        """Narrow the declaration to this fill, to images that can hold it, and to whether samples differ."""
         needs = K.IMAGES if self.space is None else frozenset(kind for kind in K.IMAGES if kind.name == self.space)
+        needs = needs if self._is_byte else needs - {K.BYTES}
         varies = frozenset({K.Axis.SAMPLE, K.Axis.POSITION} if self.per_sample else {K.Axis.POSITION})
         return self.declaration.refine("apply", K.Field.INPUTS, needs=needs, varies=varies, fills=self.fill)
 

@@ -36,8 +36,8 @@ def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = F
     """Return ``lam * values + (1 - lam) * values[perm]``, in the memory of ``values`` if ``in_place``."""
     if not values.is_floating_point():
         raise DataError(f"an average of {values.dtype} values has no meaning: make them floating, or targets dense")
-    share = torch.as_tensor(lam, device=values.device)
-    if share.ndim:
+    share = lam.to(values.device) if isinstance(lam, Tensor) else lam
+    if isinstance(share, Tensor) and share.ndim:
         share = share.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
     partners = values[perm].mul_(1 - share)
     kept = values.mul_(share) if in_place else values * share

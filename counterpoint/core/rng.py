@@ -17,6 +17,8 @@ from torch import Tensor
 __all__ = ["Rng"]
 
 _TINY = np.finfo(np.float64).tiny
+_SMALLEST_SHAPE = 1e-300
+"""Below it logarithms of Gamma numbers overflow, and every Beta number is 0 or 1 long before."""
 
 
 class Rng:
@@ -75,5 +77,5 @@ class Rng:
         return torch.sigmoid(torch.as_tensor(difference, dtype=torch.float64))
 
     def _log_gamma(self, shape: float, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        boost = np.log(np.maximum(self._numbers.random(size), _TINY)) / shape
+        boost = np.log(np.maximum(self._numbers.random(size), _TINY)) / max(shape, _SMALLEST_SHAPE)
         return np.asarray(np.log(self._numbers.standard_gamma(shape + 1.0, size)) + boost)
