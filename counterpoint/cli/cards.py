@@ -1,4 +1,4 @@
-"""What is known of a registered thing: a built-in method's card, or else what its class declares."""
+"""What is known of a registered thing: a built-in method's card, or else what its class says of itself."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from counterpoint.core.effects import Declaration, HookEffect
     from counterpoint.core.kinds import Claim
 
-__all__ = ["describe", "show_card"]
+__all__ = ["card", "describe", "show_card"]
 
 _REGISTRIES = {registry.group: registry for registry in (ALGORITHMS, LOSSES, MODELS, DATASETS)}
 
@@ -33,16 +33,23 @@ def show_card(name: str) -> None:
         names = {entry.name for entry in known}
         raise UnknownNameError(f"nothing is registered under the name {name!r}{nearest(name, names)}")
     for entry in found.values():
-        _print(_card(entry) or describe(entry))
+        _print(card(entry.name) if _has_card(entry) else describe(entry))
 
 
-def _card(entry: Entry) -> str | None:
-    """Return the card that ships with a built-in method, if it is one."""
-    if entry.group != ALGORITHMS.group or entry.package != "counterpoint":
-        return None
-    from counterpoint.algorithms.cards import read_card
+def _has_card(entry: Entry) -> bool:
+    return entry.group == ALGORITHMS.group and entry.package == "counterpoint"
 
-    return read_card(entry.name)
+
+def card(name: str) -> str:
+    """Return the card of a built-in method as Markdown, its marked places filled from the code."""
+    from counterpoint.algorithms.cards import COMPOSABILITY, HYPERPARAMETERS, example_settings, read_card
+    from counterpoint.cli.composability import composability
+
+    built_in = [entry.name for entry in ALGORITHMS.entries() if _has_card(entry)]
+    examples = {other: {"name": other, **example_settings(other)} for other in built_in}
+    verdicts = "\n".join(composability(examples[name], examples.values()))
+    text = read_card(name).replace(HYPERPARAMETERS, "\n".join(_settings(ALGORITHMS.load(name))))
+    return COMPOSABILITY.sub(lambda mark: verdicts, text)
 
 
 def _print(markdown: str) -> None:
@@ -66,6 +73,8 @@ def describe(entry: Entry) -> str:
         "",
         _summary(loaded),
         "",
+        "## Hyperparameters",
+        "",
         *_settings(loaded),
     ]
     if entry.group == ALGORITHMS.group:
@@ -84,14 +93,13 @@ def _settings(component: Any) -> Iterator[str]:
 
     settings = settings_of(component)
     common = [name for name in Algorithm.model_fields if name in settings and issubclass(component, Algorithm)]
-    yield "## Hyperparameters"
-    yield ""
     yield "| name | default | allowed | meaning |"
     yield "| --- | --- | --- | --- |"
     for name in [*(name for name in settings if name not in common), *common]:
         held = settings[name]
         default = "must be set" if held.default is None else f"`{held.default}`"
-        yield f"| `{name}` | {default} | {held.allowed} | {held.description} |".replace(" |  |", " | |")
+        cells = [cell.replace("|", r"\|") for cell in (f"`{name}`", default, held.allowed, held.description)]
+        yield f"| {' | '.join(cells)} |"
 
 
 def _declarations(algorithm: type[Algorithm[Any]]) -> Iterator[str]:

@@ -210,6 +210,41 @@ def test_show_names_the_nearest(run: Run) -> None:
     assert result.err == "error: nothing is registered under the name 'mixpu'; did you mean 'mixup'?\n"
 
 
+BUILT_IN = [entry.name for entry in ALGORITHMS.entries() if entry.package == "counterpoint"]
+HEADINGS = [
+    "Tags",
+    "TL;DR",
+    "Attribution",
+    "Hyperparameters",
+    "Example effects",
+    "Implementation details",
+    "Suggested hyperparameters",
+    "Considerations",
+    "Composability",
+    "Code",
+]
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_show_prints_the_card_of_a_built_in_method(name: str, run: Run) -> None:
+    result = run("show", name)
+    assert (result.code, result.err) == (0, "")
+    assert [line[3:] for line in result.out.splitlines() if line.startswith("## ")] == HEADINGS
+    assert "<!--" not in result.out
+    for setting in ALGORITHMS.load(name).model_fields:
+        assert f"| `{setting}` |" in result.out
+    for other in BUILT_IN:
+        assert f"| `{other}`" in result.out.partition("## Composability")[2]
+
+
+def test_show_is_rich_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    out = run("show", "mixup").out
+    assert "MixUp" in out
+    assert "# MixUp" not in out
+    assert "| --- |" not in out
+
+
 @pytest.mark.parametrize("registry", [ALGORITHMS, LOSSES, MODELS, DATASETS], ids=lambda registry: registry.group)
 def test_everything_built_in_can_be_described(registry: Registry[object]) -> None:
     for entry in registry.entries():

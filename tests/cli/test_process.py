@@ -35,6 +35,7 @@ print(*[name for name in sys.argv[1].split() if name in sys.modules])
         (["list"], set()),
         (["show", "mixpu"], set()),
         (["show", "cross_entropy"], {"torch", "numpy", "stevedore"}),
+        (["show", "mixup"], {"torch", "numpy", "stevedore"}),
         (["schema"], {"torch", "numpy", "stevedore", "PIL"}),
         (["check", "no-such-file.yaml"], {"torch", "numpy", "omegaconf"}),
     ],
