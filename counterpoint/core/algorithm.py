@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 import pydantic
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
@@ -16,6 +16,9 @@ from counterpoint.core.durations import Duration
 from counterpoint.core.effects import Declaration
 from counterpoint.core.errors import DeclarationError
 from counterpoint.core.rng import Rng
+
+if TYPE_CHECKING:
+    from counterpoint.core.faults import Fault
 
 __all__ = ["Algorithm", "Component", "Names", "build"]
 
@@ -112,6 +115,10 @@ class Algorithm(BaseModel, Generic[DrawsT]):
     def declared(self) -> Declaration:
         """Return what this instance declares: its class's declaration, made more exact by its settings."""
         return self.declaration
+
+    def misfits(self, model: nn.Module) -> Iterable[Fault]:
+        """Return why the method cannot work on this model, asked before anything changes it; nothing if it can."""
+        return ()
 
     def alternatives(self) -> tuple[tuple[Algorithm[Any], float], ...]:
         """Return the methods of which one is chosen for each batch, each with its weight; none for a plain method."""

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from counterpoint.core.batch import Batch
 from counterpoint.core.contract import watch_hook, watch_restoring
 from counterpoint.core.effects import Phase
-from counterpoint.core.errors import ContractError, CounterpointError
+from counterpoint.core.errors import ContractError, CounterpointError, EngineRequiredError
 from counterpoint.core.events import Event
+from counterpoint.core.fitting import check_model
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.core.run import Dice, draw, edit, process_rank
@@ -59,7 +60,8 @@ class Engine:
     Creating the engine runs the surgery of the plan's ``SETUP`` hooks on ``model`` and makes the state of every
     algorithm. ``optimizer`` may be given here, or set later as an attribute, as it must where the plan has surgery.
     ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` is what changes
-    the parameters in a step (default ``optimizer.step``).
+    the parameters in a step (default ``optimizer.step``). Raises ``CompositionError`` if the model lacks what a method
+    needs of it, or the optimizer came before surgery.
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3)
@@ -84,12 +86,7 @@ class Engine:
         rank: int | None = None,
         update: Callable[[], object] | None = None,
     ) -> None:
-        if optimizer is not None and any(hook.effect.event is Event.SETUP for hook in plan.hooks):
-            names = ", ".join(hook.name for hook in plan.hooks if hook.effect.event is Event.SETUP)
-            raise CounterpointError(
-                f"{names} changes the model's modules, after the optimizer took their parameters: "
-                "make the engine first, then the optimizer, then set engine.optimizer"
-            )
+        check_model(plan, model, has_optimizer=optimizer is not None)
         self.plan, self.model, self.optimizer = plan, model, optimizer
         self.rank = process_rank() if rank is None else rank
         self.batches = 0
@@ -98,6 +95,7 @@ class Engine:
         self._active: frozenset[str] = frozenset()
         self._batch: Batch | None = None
         self._loss: Tensor | None = None
+        self._fired: set[Event] = set()
         self._states: dict[str, object] = {}
         self._handlers = _table(plan)
         with self.span(Event.SETUP):
@@ -110,6 +108,7 @@ class Engine:
     @contextmanager
     def span(self, event: Event) -> Iterator[None]:
         """Fire a span of the loop: its hooks run before, around and after the body."""
+        self._fired.add(event)
         with ExitStack() as entered:
             self._enter(event, entered)
             yield
@@ -220,9 +219,22 @@ class Engine:
         def run() -> Tensor:
             assert self.optimizer is not None
             self.optimizer.zero_grad()
-            return closure()
+            self._fired.clear()
+            loss = closure()
+            self._check_fired()
+            return loss
 
         return run
+
+    def _check_fired(self) -> None:
+        """Check that the closure fired every span at which a method acts: nothing may be dropped silently."""
+        for event in (Event.FORWARD, Event.LOSS, Event.BACKWARD):
+            names = [handler.step.name for phase in Phase for handler in self._acting(event, phase)]
+            if names and event not in self._fired:
+                raise EngineRequiredError(
+                    f"{', '.join(dict.fromkeys(names))} acts at each {event.value}, and the closure given to "
+                    f"engine.step fired none: wrap that part of it in `with engine.{event.value}():`"
+                )
 
     def _replaced(self, handler: _Handler, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def instead() -> Tensor:

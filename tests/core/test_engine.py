@@ -216,8 +216,9 @@ def test_surgery_comes_before_the_optimizer() -> None:
             scope.model[0] = nn.Linear(2, 3)
 
     plan, model = check([Surgery()]), nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(cp.CounterpointError, match="make the engine first"):
+    with pytest.raises(cp.CompositionError, match="make the engine first") as caught:
         cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    assert [(fault.code, fault.algorithms) for fault in caught.value.faults] == [("late-surgery", ("surgery",))]
     engine = cp.Engine(plan, model=model)
     assert model[0].out_features == 3
     with (
@@ -225,6 +226,49 @@ def test_surgery_comes_before_the_optimizer() -> None:
         engine.batch(torch.rand(2, 1, 4, 4), torch.tensor([0, 1])),
     ):
         engine.step(lambda: torch.tensor(0.0))
+
+
+def test_a_model_that_does_not_fit_is_refused_by_all_who_mind_before_any_surgery() -> None:
+    class Picky(cp.Algorithm[None], name="picky"):
+        def misfits(self, model: nn.Module) -> list[cp.Fault]:
+            return [cp.Fault("no-such-module", f"{self.identity} minds", "take another model", (self.identity,))]
+
+        @cp.before(cp.Event.SETUP, writes="modules")
+        def cut(self, state: object, scope: cp.Scope) -> None:
+            raise AssertionError("the model was touched")
+
+    plan = check([Picky(id="one"), Picky(id="two")])
+    with pytest.raises(cp.CompositionError) as caught:
+        cp.Engine(plan, model=nn.Linear(2, 2))
+    assert [fault.message for fault in caught.value.faults] == ["one minds", "two minds"]
+
+
+@pytest.mark.parametrize("event", [cp.Event.FORWARD, cp.Event.LOSS, cp.Event.BACKWARD])
+def test_a_span_that_a_method_needs_cannot_be_left_out_of_the_closure(event: cp.Event) -> None:
+    class Inner(cp.Algorithm[None], name="inner"):
+        @cp.before(event, writes="outputs")
+        def look(self, state: object, scope: cp.Scope) -> None:
+            LOG.append("looked")
+
+    engine, model, inputs, targets = make(check([Inner(end="2ba")]))
+    with pytest.raises(cp.EngineRequiredError, match=rf"inner acts at each {event.value}.*engine\.{event.value}\(\)"):
+        train(engine, model, inputs, targets)
+    with engine.batch(inputs, targets) as batch:
+
+        def closure() -> Tensor:
+            with engine.forward():
+                outputs = model(batch.inputs)
+            with engine.loss():
+                loss = nn.functional.cross_entropy(outputs, batch.targets)
+            with engine.backward():
+                loss.backward()
+            return loss.detach()
+
+        engine.step(closure)
+    assert LOG == ["closure", "looked"]
+    engine.batches = 2
+    train(engine, model, inputs, targets)
+    assert LOG == ["closure", "looked", "closure"]
 
 
 def test_the_update_can_be_someone_elses() -> None:
