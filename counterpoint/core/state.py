@@ -31,7 +31,14 @@ def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def pack_states(states: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return every tensor of the states by a flat name, as ``ema.average.0.weight``; nothing is copied."""
+    """Return every tensor of the states by a flat name, as ``ema.weights.0.weight``.
+
+    Only what is not contiguous is copied, since files hold contiguous tensors.
+    """
+    return {name: tensor.contiguous() for name, tensor in _named(states).items()}
+
+
+def _named(states: Mapping[str, object]) -> dict[str, Tensor]:
     return {name: tensor for identity, state in states.items() for name, tensor in _tensors(state, identity)}
 
 
@@ -40,7 +47,7 @@ def load_states(states: Mapping[str, object], packed: Mapping[str, Tensor]) -> N
 
     Raises ``CheckpointError`` otherwise.
     """
-    own = pack_states(states)
+    own = _named(states)
     missing, unknown = sorted(own.keys() - packed.keys()), sorted(packed.keys() - own.keys())
     if missing or unknown:
         raise CheckpointError(f"the saved state is of other methods: missing {missing}, unknown {unknown}")
