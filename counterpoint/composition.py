@@ -14,6 +14,7 @@ from counterpoint.core import compose as check
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import ConfigError, PluginError, nearest
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Kind, Task
+from counterpoint.core.remedy import State
 from counterpoint.core.schedule import Clock
 from counterpoint.losses import resolve_loss
 from counterpoint.plugins import ALGORITHMS, LOSSES
@@ -85,7 +86,8 @@ def compose(
     )
     if compile:
         message = "this version runs the batch steps of a plan one by one; it cannot compile them yet"
-        faults.append(Fault("compile-unavailable", message, f"set {terms.setting('compile', terms.word(False))}"))
+        fix, state = f"set {terms.setting('compile', terms.word(False))}", State({"compile": False})
+        faults.append(Fault("compile-unavailable", message, fix, remedies=(state,)))
     return check(
         algorithms,
         resolve=ALGORITHMS.load,
@@ -94,6 +96,7 @@ def compose(
         strict_order=strict_order,
         contract=Contract(contract),
         terms=terms,
+        choice="one_of",
         faults=faults,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
 
-from counterpoint.core.checks import check_members
+from counterpoint.core.checks import check_members, without
 from counterpoint.core.conversions import CONVERSIONS, Conversion
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
@@ -19,6 +19,7 @@ from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member, Resolver, enlist
 from counterpoint.core.order import Order, Pair, Rank, arrange
 from counterpoint.core.plan import Plan
+from counterpoint.core.remedy import Drop, Set
 from counterpoint.core.steps import BatchStep, HookStep
 from counterpoint.core.wiring import batch_edges, disagreements, hook_edges, node_of
 
@@ -34,15 +35,17 @@ def compose(
     strict_order: bool = False,
     terms: Terms = Terms.PYTHON,
     contract: Contract = Contract.FIRST_STEPS,
+    choice: str = "",
     faults: Sequence[Fault] = (),
 ) -> Plan:
     """Check that methods fit each other, the data and the loss, and order them.
 
     ``algorithms`` are instances, names, or mappings with ``name`` and settings; ``resolve`` turns a name into a class.
-    ``faults`` are those already found by whoever calls. Raises ``CompositionError`` with every fault there is.
+    ``choice`` is the name of the method that chooses among others, for fixes; ``faults`` are those already found by
+    whoever calls. Raises ``CompositionError`` with every fault there is.
     """
     members, found = enlist(algorithms, resolve, facts.clock, terms)
-    found = [*faults, *found, *check_members(members, loss, facts, terms)]
+    found = [*faults, *found, *check_members(members, loss, facts, terms, choice)]
     start = {Field.INPUTS: facts.inputs, Field.TARGETS: facts.task.targets}
     nodes = _step_nodes(members)
     nodes = [*_conversions(nodes, loss, start), *nodes]
@@ -90,7 +93,8 @@ def _branch_faults(nodes: Sequence[BatchStep]) -> Iterator[Fault]:
             reasons = "; ".join(sorted({f"{verdict.rule}: {verdict.reason}" for verdict in verdicts}))
             message = f"branches of {choice.name} would need to come on both sides of {other.name} ({reasons})"
             fix = f"split {choice.name} into choices whose branches stand on one side of {other.name}"
-            yield Fault("branch-order", message, fix, (choice.name, other.name))
+            remedy = Drop(choice.name)
+            yield Fault("branch-order", message, fix, (choice.name, other.name), Event.BATCH, (remedy,))
 
 
 def _order_faults(
@@ -102,15 +106,30 @@ def _order_faults(
         if edge.rank is Rank.WISH:
             message = f"{edge.reason}, against what has to hold: {way}"
             fix = f"drop the wish that puts {earlier} before {later}"
-            yield Fault("wish-impossible", message, fix, (earlier, later))
+            wishers = [(nodes[edge.first], "before", later), (nodes[edge.second], "after", earlier)]
+            remedies = tuple(
+                without(node.work, key, name)
+                for node, key, name in wishers
+                if isinstance(node.work, Member) and name in getattr(node.work.algorithm, key)
+            )
+            yield Fault("wish-impossible", message, fix, (earlier, later), _event(nodes), remedies)
         else:
             message = f"{edge.reason}, so {earlier} must come before {later}, but also {way}"
-            yield Fault("cyclic-order", message, f"leave out {earlier} or {later}", (earlier, later))
+            fix = f"leave out {earlier} or {later}"
+            yield Fault("cyclic-order", message, fix, (earlier, later), _event(nodes), (Drop(later),))
     for pair in order.pairs if strict_order else ():
         if pair.outcome == "as listed":
             message = f"only the list puts {pair.first} before {pair.second}: {pair.reason}"
             fix = f"state it: {terms.text('before', pair.second)} on {pair.first}"
-            yield Fault("ambiguous-order", message, fix, (pair.first, pair.second))
+            first, second = (next(node for node in nodes if node.name == name) for name in (pair.first, pair.second))
+            assert isinstance(first.work, Member)
+            wish = Set(first.identity, {"before": (*first.work.algorithm.before, second.identity)})
+            yield Fault("ambiguous-order", message, fix, (pair.first, pair.second), _event(nodes), (wish,))
+
+
+def _event(steps: Sequence[BatchStep | HookStep]) -> Event:
+    first = steps[0]
+    return first.effect.event if isinstance(first, HookStep) else Event.BATCH
 
 
 def _walk(
@@ -144,7 +163,7 @@ def _unmet(node: BatchStep, part: Field, kind: Kind, needs: frozenset[Kind], fac
     fix = f"leave {node.name} out"
     if part is Field.INPUTS and kind == facts.inputs:
         fix += f", or state what the inputs are: {terms.text('inputs', sorted(needs)[0].name)}"
-    return Fault("needs-unmet", message, fix, (node.name,))
+    return Fault("needs-unmet", message, fix, (node.name,), Event.BATCH, (Drop(node.identity),))
 
 
 def _unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, terms: Terms) -> Fault:
@@ -157,7 +176,7 @@ def _unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, terms: T
     message = f"the loss {loss.name} accepts {names(loss.accepts)} targets, and would get {kind}{cause}"
     said = terms.setting("loss_accepts", terms.word({kind.name}))
     fix = f"use a loss that accepts {kind} targets, or, if this one is right for them, say so in {said}"
-    return Fault("loss-targets", message, fix, (loss.name, *editors))
+    return Fault("loss-targets", message, fix, (loss.name, *editors), Event.LOSS)
 
 
 def _hooks(
@@ -185,7 +204,8 @@ def _unmet_wishes(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
                 if name in moments and name != member.identity and not moments[name] & moments[member.identity]:
                     message = f"{member.identity} asks to come {key} {name}, and the two never act at the same moment"
                     fix = f"drop {terms.text(key, name)}: the loop itself orders them"
-                    yield Fault("wish-impossible", message, fix, (member.identity, name))
+                    remedy = without(member, key, name)
+                    yield Fault("wish-impossible", message, fix, (member.identity, name), remedies=(remedy,))
 
 
 def _moments(member: Member) -> set[tuple[str, str]]:

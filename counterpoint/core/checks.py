@@ -6,17 +6,21 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from counterpoint.core.errors import nearest
+from counterpoint.core.events import Event
 from counterpoint.core.facts import Facts
 from counterpoint.core.faults import Fault, Terms
 from counterpoint.core.kinds import Claim
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member
+from counterpoint.core.remedy import Choose, Drop, Remedy, Set, State
 
-__all__ = ["check_members"]
+__all__ = ["check_members", "without"]
 
 
-def check_members(members: Sequence[Member], loss: LossSpec | None, facts: Facts, terms: Terms) -> Iterator[Fault]:
-    """Find every fault that the members have whatever their order."""
+def check_members(
+    members: Sequence[Member], loss: LossSpec | None, facts: Facts, terms: Terms, choice: str
+) -> Iterator[Fault]:
+    """Find every fault that the members have whatever their order; ``choice`` names the method that chooses."""
     for member in members:
         for leaf in member.leaves:
             yield from _meaning(leaf, facts, terms)
@@ -24,17 +28,19 @@ def check_members(members: Sequence[Member], loss: LossSpec | None, facts: Facts
         yield from _choice(member)
         yield from _conditional(member, terms)
         yield from _passes(member, loss, facts, terms)
-    yield from _slots(members, loss, terms)
+    yield from _slots(members, loss, terms, choice)
 
 
 def _meaning(member: Member, facts: Facts, terms: Terms) -> Iterator[Fault]:
     tasks, smallest = member.algorithm.tasks, member.algorithm.min_batch
     if tasks is not None and facts.task.name not in tasks:
         message = f"{member.identity} has no meaning for {facts.task.name}; it has for {', '.join(sorted(tasks))}"
-        yield Fault("task-unsupported", message, f"leave {member.identity} out", (member.identity,))
+        fix, drop = f"leave {member.identity} out", Drop(_listed(member))
+        yield Fault("task-unsupported", message, fix, (member.identity,), Event.BATCH, (drop,))
     if facts.batch_size is not None and facts.batch_size < smallest:
         message = f"{member.identity} needs batches of at least {smallest}, and batch_size is {facts.batch_size}"
-        yield Fault("batch-too-small", message, f"set {terms.setting('batch_size', str(smallest))}", (member.identity,))
+        fix, state = f"set {terms.setting('batch_size', str(smallest))}", State({"batch_size": smallest})
+        yield Fault("batch-too-small", message, fix, (member.identity,), Event.BATCH, (state,))
 
 
 def _references(member: Member, members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
@@ -44,11 +50,13 @@ def _references(member: Member, members: Sequence[Member], terms: Terms) -> Iter
         for name in wished:
             if name == member.identity:
                 message = f"{member.identity} asks to come {key} itself"
-                yield Fault("wish-impossible", message, f"take {name!r} out of its {key!r}", (member.identity,))
+                fix = f"take {name!r} out of its {key!r}"
+                yield Fault("wish-impossible", message, fix, (member.identity,), remedies=(without(member, key, name),))
             elif name not in known:
                 message = f"{member.identity} asks to come {key} {name!r}, and no method of the list goes by that name"
                 fix = f"name one that is listed{nearest(name, known - {member.identity})}, or drop the wish"
-                yield Fault("unknown-reference", message, fix, (member.identity,))
+                drop = without(member, key, name)
+                yield Fault("unknown-reference", message, fix, (member.identity,), remedies=(drop,))
 
 
 def _choice(member: Member) -> Iterator[Fault]:
@@ -59,7 +67,8 @@ def _choice(member: Member) -> Iterator[Fault]:
                 "it cannot be chosen for one batch and not for the next"
             )
             fix = f"list {leaf.algorithm.name} beside {member.identity}, not in it"
-            yield Fault("branch-hook", message, fix, (member.identity, leaf.identity))
+            event = leaf.declaration.hooks[0].event
+            yield Fault("branch-hook", message, fix, (member.identity, leaf.identity), event, (Drop(member.identity),))
 
 
 def _conditional(member: Member, terms: Terms) -> Iterator[Fault]:
@@ -69,7 +78,9 @@ def _conditional(member: Member, terms: Terms) -> Iterator[Fault]:
             given = ", ".join(sorted(map(str, gives)))
             message = f"{leaf.identity} makes {given} of what it takes, and would be skipped on some batches"
             fix = "let it act on every batch: no start, end, every or p, and not within a choice"
-            yield Fault("conditional-kind", message, fix, (leaf.identity,))
+            always = {"start": "0ba", "end": None, "every": 1, "p": 1.0}
+            remedy = Drop(member.identity) if member.branches else Set(member.identity, always)
+            yield Fault("conditional-kind", message, fix, (leaf.identity,), Event.BATCH, (remedy,))
 
 
 def _passes(member: Member, loss: LossSpec | None, facts: Facts, terms: Terms) -> Iterator[Fault]:
@@ -79,39 +90,61 @@ def _passes(member: Member, loss: LossSpec | None, facts: Facts, terms: Terms) -
             f"{facts.microbatches} microbatches"
         )
         fix = f"set {terms.setting('accumulate' if terms is Terms.YAML else 'microbatches', '1')}"
-        yield Fault("microbatches", message, fix, (member.identity,))
+        state = State({"microbatches": 1})
+        yield Fault("microbatches", message, fix, (member.identity,), Event.FORWARD, (state,))
     compares = any(effect.sample_losses for leaf in member.leaves for effect in leaf.declaration.transforms)
     if compares and (loss is None or loss.each is None):
         given = "there is no loss" if loss is None else f"the loss {loss.name} gives one number for a batch"
         message = f"{member.identity} compares the losses of samples, and {given}"
-        yield Fault(
-            "no-sample-losses", message, f"use a known loss, or leave {member.identity} out", (member.identity,)
-        )
+        fix = f"use a known loss, or leave {member.identity} out"
+        drop = Drop(member.identity)
+        yield Fault("no-sample-losses", message, fix, (member.identity,), Event.BATCH, (drop,))
 
 
-def _slots(members: Sequence[Member], loss: LossSpec | None, terms: Terms) -> Iterator[Fault]:
-    owners: list[tuple[str, Member | None, Claim]] = [
-        (member.identity, member, claim) for member in members for claim in member.claims
-    ]
+def without(member: Member, key: str, name: str) -> Remedy:
+    """Return the change that takes a name out of a member's ``after`` or ``before``."""
+    wished: tuple[str, ...] = getattr(member.algorithm, key)
+    return Set(member.identity, {key: tuple(other for other in wished if other != name)})
+
+
+def _listed(leaf: Member) -> str:
+    return leaf.identity.partition(".")[0]
+
+
+def _slots(members: Sequence[Member], loss: LossSpec | None, terms: Terms, choice: str) -> Iterator[Fault]:
+    owners: list[tuple[Member | None, Claim]] = [(member, claim) for member in members for claim in member.claims]
     if loss is not None:
-        owners += [(f"the loss {loss.name}", None, claim) for claim in loss.claims]
-    for (one, first, mine), (other, second, theirs) in combinations(owners, 2):
-        if one == other or mine.slot.name != theirs.slot.name or (mine.shared and theirs.shared):
+        owners += [(None, claim) for claim in loss.claims]
+    for (first, mine), (second, theirs) in combinations(owners, 2):
+        if first is second or mine.slot.name != theirs.slot.name or (mine.shared and theirs.shared):
             continue
         if mine.slot.per_batch and first and second and not first.schedule.meets(second.schedule):
             continue
-        yield _clash(one, other, mine, theirs, both_listed=first is not None and second is not None, terms=terms)
+        if first is not None:
+            yield _clash(first, second, mine, theirs, loss, terms, choice)
 
 
-def _clash(one: str, other: str, mine: Claim, theirs: Claim, *, both_listed: bool, terms: Terms) -> Fault:
-    slot = mine.slot
+def _clash(
+    first: Member, second: Member | None, mine: Claim, theirs: Claim, loss: LossSpec | None, terms: Terms, choice: str
+) -> Fault:
+    slot, one = mine.slot, first.identity
+    other = second.identity if second is not None else f"the loss {loss.name if loss else ''}"
     message = f"{one} and {other} both claim the slot {slot.name!r}: {slot.why}"
     if mine.amount is not None and theirs.amount is not None:
         together = 1 - (1 - mine.amount) * (1 - theirs.amount)
         message += f" ({mine.amount:g} and {theirs.amount:g} make {together:g})"
-    fix = slot.remedy
-    if slot.per_batch and both_listed:
-        fix += f": {terms.choice(one, other)}, or give them an `end` and a `start` that do not meet"
-    elif not both_listed:
+    fix, remedy = slot.remedy, Drop(one) if second is None else Drop(other)
+    if second is None:
         fix += f": take {one} out of the list, or the {slot.name} out of the loss"
-    return Fault(slot.code, message, fix, (one, other))
+    elif slot.per_batch:
+        fix += ": give them an `end` and a `start` that do not meet"
+        if choice and not (first.declaration.hooks or second.declaration.hooks):
+            fix += f", or choose one a batch: {terms.choice(choice, one, other)}"
+            return Fault(slot.code, message, fix, (one, other), Event.BATCH, (Choose((one, other), choice),))
+    return Fault(slot.code, message, fix, (one, other), _event_of(first, mine), (remedy,))
+
+
+def _event_of(member: Member, claim: Claim) -> Event:
+    """Return the span at which a member takes a slot."""
+    hooks = [hook for leaf in member.leaves for hook in leaf.declaration.hooks if claim in hook.claims]
+    return hooks[0].event if hooks else Event.BATCH

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from counterpoint.core.events import Event
+from counterpoint.core.remedy import Remedy
+
 __all__ = ["CODES", "Fault", "Terms"]
 
 CODES = {
@@ -35,6 +38,9 @@ CODES = {
     "batch-too-small": "the batch is smaller than a method can work on",
     "microbatches": "a method needs the whole device batch in one forward pass",
     "no-sample-losses": "a method compares the losses of samples, and the loss gives one number for a batch",
+    "late-surgery": "a method changes the model's modules after the optimizer took their parameters",
+    "no-such-module": "a method names a module that the model does not have",
+    "nothing-to-replace": "a method replaces modules of a kind that the model does not have",
     "compile-unavailable": "this version cannot compile a plan",
 }
 """Every code that a fault may have, with what it means."""
@@ -45,16 +51,20 @@ class Fault:
     """One reason why a composition is refused.
 
     ``code`` is one of ``CODES`` and stable; ``message`` says what clashes with what, where and why; ``fix`` what to
-    change, in the terms of whoever wrote the composition; ``algorithms`` names the parties.
+    change, in the terms of whoever wrote the composition; ``algorithms`` names the parties, ``event`` the span at which
+    they clash. ``remedies`` is the fix as data, for ``counterpoint.core.mend.mend``; empty where only the user knows.
     """
 
     code: str
     message: str
     fix: str
     algorithms: tuple[str, ...] = ()
+    event: Event | None = None
+    remedies: tuple[Remedy, ...] = ()
 
     def __str__(self) -> str:
-        return f"[{self.code}] {self.message}\n    fix: {self.fix}"
+        at = f" at each {self.event.value}:" if self.event else ""
+        return f"[{self.code}]{at} {self.message}\n    fix: {self.fix}"
 
 
 class Terms(Enum):
@@ -92,8 +102,8 @@ class Terms(Enum):
             return "`{" + ", ".join(f"{key}: {value}" for key, value in {"name": name, **settings}.items()) + "}`"
         return "{" + ", ".join(f"{key!r}: {value!r}" for key, value in {"name": name, **settings}.items()) + "}"
 
-    def choice(self, first: str, second: str) -> str:
-        """Word a choice between two algorithms of the list."""
+    def choice(self, name: str, first: str, second: str) -> str:
+        """Word a choice between two algorithms of the list, by the method of that name."""
         if self is Terms.YAML:
-            return f"`{{name: one_of, algorithms: [{first}, {second}]}}`"
-        return f"{{'name': 'one_of', 'algorithms': [{first!r}, {second!r}]}}"
+            return f"`{{name: {name}, algorithms: [{first}, {second}]}}`"
+        return f"{{'name': {name!r}, 'algorithms': [{first!r}, {second!r}]}}"

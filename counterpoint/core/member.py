@@ -14,6 +14,7 @@ from counterpoint.core.effects import Declaration
 from counterpoint.core.errors import PluginError, UnknownNameError, nearest
 from counterpoint.core.faults import Fault, Terms
 from counterpoint.core.kinds import Claim
+from counterpoint.core.remedy import Set
 from counterpoint.core.schedule import Clock, Schedule
 
 __all__ = ["Member", "Resolver", "enlist", "explain_settings"]
@@ -97,7 +98,7 @@ def _schedule(
     if end is not None and end <= start:
         message = f"{identity} would end at batch {end}, before or when it starts at batch {start}: it would never act"
         fix = f"give it an {terms.text('end', 'later than its start')}"
-        faults.append(Fault("empty-window", message, fix, (identity,)))
+        faults.append(Fault("empty-window", message, fix, (identity,), remedies=(Set(identity, {"end": None}),)))
         return None
     return Schedule(start, end, algorithm.every, algorithm.p)
 
@@ -113,6 +114,7 @@ def _duplicates(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
                 f"{count} methods of the list go by the name {identity!r}, so neither draws nor orders tell them apart",
                 f"give each an id of its own, as {terms.text('id', identity + '_2')}",
                 (identity,),
+                remedies=(Set(identity, {"id": f"{identity}_2"}),),
             )
     for member in members:
         inner = [branch.algorithm.identity for branch in member.branches]

@@ -163,7 +163,7 @@ def draws(plan: Plan, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
             acting = [chosen, *acting] if dice.acts(chosen) else acting
         else:
             found[member.identity] = draw(member, spec, dice)
-    return found
+    return {identity: drawn for identity, drawn in found.items() if drawn is not None}
 
 
 def draw(member: Member, spec: BatchSpec, dice: Dice) -> Any:
