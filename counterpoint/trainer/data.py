@@ -89,7 +89,7 @@ class ImageFolder(DatasetConfig):
     Evaluation takes the square in the middle whose side is ``evaluation_crop`` of the shorter side.
 
     Before training every file is read through, so that a broken one stops the run at once. On one core that takes
-    about 0.1 ms for a small PNG and 2 ms for a photograph of 500x375 pixels; all cores share the work.
+    about 0.05 ms for a PNG of 32x32 pixels and 1.2 ms for a JPEG of 500x375; all cores share the work.
     """
 
     root: str = Field(min_length=1, description="the folder that holds the two below")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast, send_to_device
 from torch import Tensor, nn
 
 from counterpoint.core.durations import Duration
@@ -167,6 +167,8 @@ class Loop:
             ranks=accelerator.num_processes,
         )
         with self._engine.evaluation(), torch.no_grad():
+            # Each process has batch-norm statistics of its own batches; those of the first are what is exported.
+            broadcast(list(self._raw.buffers()))
             self._raw.eval()
             for batch in loader:
                 inputs, targets = send_to_device(batch, accelerator.device, non_blocking=True)

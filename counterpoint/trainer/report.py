@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 __all__ = ["LineReport", "Meter", "ProgressReport", "Report", "Silence", "make_report"]
 
@@ -137,10 +137,9 @@ class ProgressReport(Report):
         super().__init__(clock)
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(bar_width=10),  # so that everything fits into 80 columns
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[values]}"),
-            TimeRemainingColumn(),
             console=console,
         )
         self._task: TaskID | None = None
@@ -158,12 +157,14 @@ class ProgressReport(Report):
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Move the bar."""
         if self._task is not None:
-            shown = f"{_words(values)}  {self._meter.rate:,.0f} images/s"
+            shown = f"{_words(values, digits=3)}  {self._meter.rate:,.0f} images/s"
             self._progress.update(self._task, completed=step, description=self._epoch_of(step), values=shown)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Print a line above the bar."""
         self.message(f"{self._epoch_of(step)}  {_words(values)}")
+        if self._task is not None:
+            self._progress.update(self._task, completed=step, description=self._epoch_of(step))
 
     def close(self) -> None:
         """Leave the bar as it is."""
@@ -178,5 +179,5 @@ def make_report(*, active: bool = True) -> Report:
     return ProgressReport(console) if console.is_terminal else LineReport(console)
 
 
-def _words(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+def _words(values: Mapping[str, float], digits: int = 4) -> str:
+    return "  ".join(f"{name.replace('_', ' ')} {value:.{digits}g}" for name, value in values.items())

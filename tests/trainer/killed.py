@@ -48,9 +48,13 @@ def arm(moment: str, step: int) -> None:
 
 
 def main() -> None:
-    threads = int(sys.argv[1])
+    threads, jobs = int(sys.argv[1]), json.load(sys.stdin)
+    # Everything is imported before the forks. One thread makes no pool of threads, which a fork would break.
+    torch.set_num_threads(1)
+    for job in jobs:
+        cp.Trainer(job["config"])
     ends = []
-    for job in json.load(sys.stdin):
+    for job in jobs:
         child = os.fork()
         if child == 0:
             torch.set_num_threads(threads)
