@@ -40,6 +40,7 @@ def plan_run(config: RunConfig, spec: DataSpec, sampler: EpochSampler, *, device
         seed=config.seed,
         strict_order=config.strict_order,
         compile=config.compile,
+        microbatches=config.accumulate,
         terms=Terms.YAML,
     )
 

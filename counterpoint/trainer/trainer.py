@@ -14,6 +14,7 @@ from torch import nn
 
 from counterpoint.core.effects import Phase
 from counterpoint.core.errors import ConfigError, RunError
+from counterpoint.core.fitting import check_model
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, latest_checkpoint
@@ -58,7 +59,7 @@ class Trainer:
 
     Raises:
         ConfigError: the config is wrong, or does not fit the data, the model or the device.
-        CompositionError: the methods do not fit each other, the data or the loss.
+        CompositionError: the methods do not fit each other, the data, the loss or the model.
         DataError: the data is not whole, or not what it was said to be.
         RunDirectoryError: ``run_dir`` cannot be written.
 
@@ -102,6 +103,7 @@ class Trainer:
         )
         self.plan = plan_run(self.config, self.data.spec, self._sampler, device=str(self._accelerator.device))
         _check_precision(self.config.precision, self.plan)
+        check_model(self.plan, self.model)
         # What the loop will make is made once here, so that nothing is written before a fault in it is found.
         self.config.scheduler.build(
             self.config.optimizer.build(self.model),
