@@ -37,7 +37,9 @@ def show_card(name: str) -> None:
 
 
 def _has_card(entry: Entry) -> bool:
-    return entry.group == ALGORITHMS.group and entry.package == "counterpoint"
+    from counterpoint.algorithms.cards import card_names
+
+    return entry.group == ALGORITHMS.group and entry.package == "counterpoint" and entry.name in card_names()
 
 
 def card(name: str) -> str:

@@ -1,0 +1,84 @@
+"""What the checker says of a method: alone for each task and kind of inputs, and beside each other method.
+
+Everything here is found by composing, so that no card can go stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from counterpoint.composition import compose
+from counterpoint.core.conversions import Conversion
+from counterpoint.core.errors import CompositionError
+from counterpoint.core.kinds import INPUT_KINDS, TASKS, Field
+from counterpoint.core.plan import Plan
+
+__all__ = ["composability"]
+
+LOSSES = {"multiclass": "cross_entropy", "segmentation": "cross_entropy", "multilabel": "bce", "regression": "mse"}
+"""A loss that fits each task."""
+
+
+def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Say as lines of Markdown how a method composes.
+
+    ``component`` and each of ``others`` are mappings with ``name`` and settings.
+    """
+    yield _accepted("Tasks", TASKS, {task: _refusal([component], task=task) for task in TASKS})
+    kinds = [kind.name for kind in INPUT_KINDS]
+    yield _accepted("Inputs", kinds, {kind: _refusal([component], inputs=kind) for kind in kinds})
+    yield f"- Batches: {_batches(_plan([component]))}."
+    yield ""
+    yield "Two methods in one list, for `multiclass` with `cross_entropy`:"
+    yield ""
+    yield "| beside | verdict |"
+    yield "| --- | --- |"
+    for other in others:
+        second = dict(other)
+        if second["name"] == component["name"]:
+            second["id"] = f"{second['name']}_2"
+        yield f"| `{other['name']}`{' with an `id`' if 'id' in second else ''} | {_verdict(component, second)} |"
+
+
+def _plan(algorithms: list[Mapping[str, Any]], task: str = "multiclass", inputs: str = "image") -> Plan:
+    classes = 10 if TASKS[task].classes else None
+    return compose(algorithms, loss=LOSSES[task], task=task, num_classes=classes, inputs=inputs)
+
+
+def _refusal(algorithms: list[Mapping[str, Any]], **facts: str) -> str | None:
+    """Return the code of the first fault, or nothing if there is none."""
+    try:
+        _plan(algorithms, **facts)
+    except CompositionError as error:
+        return error.faults[0].code
+    return None
+
+
+def _accepted(noun: str, words: Iterable[str], refusals: Mapping[str, str | None]) -> str:
+    good = ", ".join(f"`{word}`" for word in words if refusals[word] is None)
+    bad = ", ".join(f"`{word}` (`{code}`)" for word, code in refusals.items() if code is not None)
+    return f"- {noun}: {good or 'none'}" + (f"; refused: {bad}." if bad else ".")
+
+
+def _batches(plan: Plan) -> str:
+    if not plan.steps:
+        return "it leaves them as they are, and class indices stay class indices"
+    parts = [part.value for part in Field if any(part in e.edits for step in plan.steps for e in step.effects)]
+    if any(isinstance(step.work, Conversion) for step in plan.steps):
+        return f"it edits {' and '.join(parts)}; class indices become dense first (`{plan.steps[0].name}`)"
+    return f"it edits {' and '.join(parts)}; class indices stay class indices"
+
+
+def _verdict(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    try:
+        pairs = [pair for listed in ([one, other], [other, one]) for pair in _plan(listed).pairs]
+    except CompositionError as error:
+        return "; ".join(f"refused, `{fault.code}`: {fault.message}. Fix: {fault.fix}" for fault in error.faults)
+    if not pairs:
+        return "fits: they act at different moments"
+    if pairs[0].rule == "commuting":
+        return "fits: they commute, so both lists give one plan"
+    if pairs[0].outcome == "as listed":
+        return f"fits, in the order of the list: {pairs[0].reason}"
+    return f"fits: `{pairs[0].first}` first, by the rule {pairs[0].rule} ({pairs[0].reason})"

@@ -1,0 +1,203 @@
+"""Bring the documentation up to date with the code: ``python docs/build.py`` rewrites what is stale.
+
+Three things in it are made, and tests/docs checks that none is stale:
+
+- docs/methods/NAME.md, the card of a method, whose source is counterpoint/algorithms/cards/NAME.md;
+- in any page, what stands between ``<!-- made: NAME -->`` and ``<!-- end -->``;
+- in any page, a ``text`` block right after a ``python`` block, which is what that block prints. The Python blocks of a
+  page share one namespace and run in an empty folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from counterpoint.algorithms.cards import card_names
+from counterpoint.cli.cards import card
+from counterpoint.core.algorithm import Algorithm
+from counterpoint.core.effects import Declaration, Edit, HookEffect, TransformEffect
+from counterpoint.core.errors import nearest
+from counterpoint.core.faults import CODES
+from counterpoint.core.kinds import names
+from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
+from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS
+from counterpoint.trainer.settings import settings_of
+
+ROOT = Path(__file__).resolve().parent.parent
+METHODS = ROOT / "docs" / "methods"
+_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_PRINTED = re.compile(r"\n+```text\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_MADE = re.compile(r"(?P<open><!-- made: (?P<name>.+?) -->\n).*?(?P<close><!-- end -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Return every page that is written by hand."""
+    return [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.parent != METHODS)]
+
+
+def built_in() -> list[str]:
+    """Return the names of the methods that have a card."""
+    return [name for name in card_names() if name in ALGORITHMS.names()]
+
+
+def refreshed(text: str, where: str) -> str:
+    """Return a page with everything in it that is made, made anew."""
+    return run_examples(_MADE.sub(_made, text), where)
+
+
+def rendered(name: str) -> str:
+    """Return the page of a method's card."""
+    source = f"counterpoint/algorithms/cards/{name}.md"
+    note = f"<!-- Made by docs/build.py from {source}: edit that file, and run it again. -->\n\n"
+    return run_examples(note + card(name), source)
+
+
+def _made(match: re.Match[str]) -> str:
+    name = match["name"]
+    if name not in MAKERS:
+        raise ValueError(f"nothing is made under the name {name!r}{nearest(name, MAKERS)}")
+    return f"{match['open']}{MAKERS[name]()}\n{match['close']}"
+
+
+def run_examples(text: str, where: str) -> str:
+    """Run the Python blocks of a page in order and return the page with what they print.
+
+    Raises ``ValueError`` for a block that prints something where no ``text`` block follows it, or the reverse.
+    """
+    module = ModuleType("page")
+    parts, done = [], 0
+    with _workplace(module):
+        for block in _FENCE.finditer(text):
+            if block["language"] != "python":
+                continue
+            line = text[: block.start()].count("\n") + 2
+            printed = _run("\n" * (line - 1) + block["code"], f"{where}", module)
+            shown = _PRINTED.match(text, block.end())
+            if bool(printed) is not bool(shown):
+                raise ValueError(
+                    f"{where}:{line}: the block prints {printed!r}, and a text block after it must show it"
+                )
+            if shown:
+                parts += [text[done : shown.start("text")], printed]
+                done = shown.end("text")
+    return "".join([*parts, text[done:]])
+
+
+@contextlib.contextmanager
+def _workplace(module: ModuleType) -> Iterator[None]:
+    """Let a page's code find its own module, write to an empty folder, and leave torch's generator as it was."""
+    sys.modules[module.__name__] = module
+    try:
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        del sys.modules[module.__name__]
+
+
+def _run(code: str, where: str, module: ModuleType) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        exec(compile(code, where, "exec"), vars(module))
+    return "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
+
+
+def _declarations() -> str:
+    """Make the table of what each built-in method declares."""
+    lines = ["| method | field | needs | acts over | varies along | form | fills | claims |", "|" + " --- |" * 8]
+    for name in built_in():
+        declared: Declaration = ALGORITHMS.load(name).declaration
+        for effect in declared.transforms:
+            lines += [_transform_row(name, effect, part.value, edit) for part, edit in effect.edits.items()]
+        lines += [_hook_row(name, hook) for hook in declared.hooks]
+        if not (declared.transforms or declared.hooks):
+            lines.append(f"| `{name}` | those of its branches | | | | | | |")
+    return "\n".join(lines)
+
+
+def _transform_row(name: str, effect: TransformEffect, part: str, edit: Edit) -> str:
+    acts, varies = (", ".join(sorted(axes)) or "–" for axes in (edit.acts, edit.varies))
+    fills = "–" if edit.fills is None else "its `fill`"
+    claims = ", ".join(claim.slot.name for claim in effect.claims) or "–"
+    cells = (f"`{name}`", part, names(edit.needs), acts, varies, edit.form.name.lower(), fills, claims)
+    return f"| {' | '.join(cells)} |"
+
+
+def _hook_row(name: str, hook: HookEffect) -> str:
+    verbs = (("reads", hook.reads), ("edits", hook.writes), ("restores", hook.restores))
+    touched = "; ".join(f"{verb} {', '.join(sorted(parts))}" for verb, parts in verbs if parts)
+    claims = ", ".join(claim.slot.name for claim in hook.claims) or "–"
+    return f"| `{name}` | hook {hook.phase.value} {hook.event.value}: {touched} | | | | | | {claims} |"
+
+
+def _codes() -> str:
+    return "\n".join(["| code | meaning |", "| --- | --- |", *(f"| [`{c}`](#{c}) | {CODES[c]} |" for c in CODES)])
+
+
+def _settings(component: type[BaseModel]) -> str:
+    lines = ["| key | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    for setting in settings_of(component).values():
+        default = "must be set" if setting.default is None else f"`{setting.default}`"
+        lines.append(f"| `{setting.name}` | {default} | {setting.allowed} | {setting.description} |")
+    return "\n".join(lines)
+
+
+def _components(found: Mapping[str, type[BaseModel]]) -> str:
+    summaries = {name: (component.__doc__ or "").partition("\n")[0] for name, component in found.items()}
+    return "\n\n".join(f"**`{name}`**: {summaries[name]}\n\n{_settings(found[name])}" for name in found)
+
+
+def _registered(registry: Registry[Any]) -> str:
+    own = [entry.name for entry in registry.entries() if entry.package == "counterpoint"]
+    return _components({name: registry.load(name) for name in own})
+
+
+MAKERS: dict[str, Callable[[], str]] = {
+    "declarations": _declarations,
+    "codes": _codes,
+    "keys": lambda: _settings(RunConfig),
+    "keys of every method": lambda: _settings(Algorithm),
+    "data": lambda: _registered(DATASETS),
+    "models": lambda: _registered(MODELS),
+    "losses": lambda: _registered(LOSSES),
+    "optimizers": lambda: _components(OPTIMIZERS),
+    "schedulers": lambda: _components(SCHEDULERS),
+}
+"""What can be made in a page, by name."""
+
+
+def documents() -> Iterator[tuple[Path, Callable[[], str]]]:
+    """Yield every page with a way to make what it should hold."""
+    for path in pages():
+        yield path, partial(_page, path)
+    for name in built_in():
+        yield METHODS / f"{name}.md", partial(rendered, name)
+
+
+def _page(path: Path) -> str:
+    return refreshed(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
+
+
+def main() -> None:
+    """Rewrite every page that is stale."""
+    for path, make in documents():
+        text = make()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
