@@ -68,8 +68,8 @@ def _shares(plan: Plan, whole: Tensor, parts: list[Tensor]) -> list[float]:
     """Return the factor on each part's loss with which they add up to the loss of the whole batch."""
     if len(parts) == 1 or plan.loss_spec is None or plan.loss_spec.denominator is None:
         return [1.0] * len(parts)
-    counts = torch.stack([plan.loss_spec.denominator(targets).double() for targets in (whole, *parts)])
-    return [float("nan") if counts[0] == 0 else count / float(counts[0]) for count in counts[1:].tolist()]
+    total, *counts = torch.stack([plan.loss_spec.denominator(targets) for targets in (whole, *parts)]).tolist()
+    return [count / total if total else float("nan") for count in counts]
 
 
 def as_mean(plan: Plan, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | float]:
