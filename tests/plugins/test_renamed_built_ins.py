@@ -7,8 +7,8 @@ texts wrap alike. The new names sort in the opposite order, so that nothing can 
 from __future__ import annotations
 
 import json
-import re
 from itertools import permutations
+from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -17,27 +17,22 @@ import torch
 import counterpoint as cp
 from counterpoint.plugins import ALGORITHMS
 
-RENAMED = {
-    "cutmix": "zpatch",
-    "cutout": "yholes",
-    "ema": "xav",
-    "label_smoothing": "vague_labelling",
-    "mixup": "ublnd",
-    "one_of": "tchose",
-}
 GROUP = "counterpoint.algorithms"
-MODULE = "from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf\n" + "".join(
-    f"class {base}Renamed({base}, name={RENAMED[name]!r}):\n    pass\n"
-    for name, base in {
-        "cutmix": "CutMix",
-        "cutout": "CutOut",
-        "ema": "EMA",
-        "label_smoothing": "LabelSmoothing",
-        "mixup": "MixUp",
-        "one_of": "OneOf",
-    }.items()
-)
-CLASSES = dict(zip(RENAMED, re.findall(r"class (\w+)", MODULE), strict=True))
+BUILT_IN = {entry.name: entry.value for entry in ALGORITHMS.entries() if entry.package == "counterpoint"}
+RENAMED = {
+    name: letter + "q" * (len(name) - 2) + letter
+    for name, letter in zip(sorted(BUILT_IN), reversed(ascii_lowercase), strict=False)
+}
+
+
+def renaming_module() -> str:
+    """Return the source of a module with a subclass of every built-in under its other name."""
+    lines = []
+    for name, value in BUILT_IN.items():
+        module, _, base = value.partition(":")
+        lines += [f"from {module} import {base}", f"class {base}Renamed({base}, name={RENAMED[name]!r}): ..."]
+    return "\n".join(lines)
+
 
 SMOOTHING, MIXUP, CUTOUT = {"name": "label_smoothing", "smoothing": 0.1}, "mixup", "cutout"
 CHOICE = {"name": "one_of", "algorithms": ["mixup", {"name": "cutmix", "alpha": 0.5}], "weights": [1, 2]}
@@ -88,8 +83,8 @@ FAULTS = [
 
 @pytest.fixture(autouse=True)
 def renamed(install) -> None:
-    points = {RENAMED[name]: f"renamed_built_ins:{CLASSES[name]}" for name in RENAMED}
-    install("renamed-built-ins", {GROUP: points}, {"renamed_built_ins": MODULE})
+    points = {RENAMED[name]: f"renamed_built_ins:{value.partition(':')[2]}Renamed" for name, value in BUILT_IN.items()}
+    install("renamed-built-ins", {GROUP: points}, {"renamed_built_ins": renaming_module()})
 
 
 def other_names(item: Any) -> Any:
@@ -119,21 +114,36 @@ def described(algorithms: list[Any], facts: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def faults(algorithms: list[Any], facts: dict[str, Any]) -> set[tuple[str, str, str, frozenset[str]]]:
-    with pytest.raises(cp.CompositionError) as caught:
-        cp.compose(algorithms, **facts)
+def faults(error: cp.CompositionError) -> set[tuple[str, str, str, frozenset[str]]]:
+    """Every fault, under the built-in names."""
     return {
         (fault.code, named_back(fault.message), named_back(fault.fix), frozenset(map(named_back, fault.algorithms)))
-        for fault in caught.value.faults
+        for fault in error.faults
     }
 
 
+def verdict(algorithms: list[Any], facts: dict[str, Any]) -> object:
+    try:
+        return described(algorithms, facts)
+    except cp.CompositionError as error:
+        return faults(error)
+
+
 def test_every_built_in_has_another_name() -> None:
-    built_in = {entry.name for entry in ALGORITHMS.entries() if entry.package == "counterpoint"}
-    assert set(RENAMED) == built_in
-    assert [len(name) for name in RENAMED] == [len(other) for other in RENAMED.values()]
-    assert sorted(RENAMED.values(), reverse=True) == [RENAMED[name] for name in sorted(RENAMED)]
+    assert len(RENAMED) == len(BUILT_IN)
+    assert {name: len(other) for name, other in RENAMED.items()} == {name: len(name) for name in BUILT_IN}
+    assert sorted(RENAMED.values(), reverse=True) == [RENAMED[name] for name in sorted(BUILT_IN)]
     assert all(ALGORITHMS.load(other).name == other for other in RENAMED.values())
+    assert all(issubclass(ALGORITHMS.load(RENAMED[name]), ALGORITHMS.load(name)) for name in BUILT_IN)
+
+
+@pytest.mark.parametrize("first", BUILT_IN)
+def test_every_pair_fares_the_same(first: str) -> None:
+    examples = {"one_of": CHOICE}
+    for second in BUILT_IN:
+        algorithms, facts = case(examples.get(first, first), examples.get(second, second), batch_size=8)
+        facts |= {"steps_per_epoch": 5, "max_duration": "4ep"}
+        assert verdict(other_names(algorithms), facts) == verdict(algorithms, facts), (first, second)
 
 
 @pytest.mark.parametrize(("algorithms", "facts"), PLANS)
@@ -143,7 +153,11 @@ def test_the_same_plans(algorithms: list[Any], facts: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("algorithms", "facts"), FAULTS)
 def test_the_same_faults(algorithms: list[Any], facts: dict[str, Any]) -> None:
-    assert faults(other_names(algorithms), facts) == faults(algorithms, facts)
+    with pytest.raises(cp.CompositionError) as built_in:
+        cp.compose(algorithms, **facts)
+    with pytest.raises(cp.CompositionError) as other:
+        cp.compose(other_names(algorithms), **facts)
+    assert faults(other.value) == faults(built_in.value)
 
 
 def test_the_same_batches_where_the_ids_are_the_same() -> None:
