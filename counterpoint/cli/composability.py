@@ -11,7 +11,7 @@ from typing import Any
 from counterpoint.composition import compose
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import CompositionError
-from counterpoint.core.kinds import INPUT_KINDS, TASKS, Field
+from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Field
 from counterpoint.core.plan import Plan
 
 __all__ = ["composability"]
@@ -25,10 +25,11 @@ def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, An
 
     ``component`` and each of ``others`` are mappings with ``name`` and settings.
     """
-    yield _accepted("Tasks", TASKS, {task: _refusal([component], task=task) for task in TASKS})
     kinds = [kind.name for kind in INPUT_KINDS]
+    inputs = _inputs(component)
+    yield _accepted("Tasks", TASKS, {task: _refusal([component], task=task, inputs=inputs) for task in TASKS})
     yield _accepted("Inputs", kinds, {kind: _refusal([component], inputs=kind) for kind in kinds})
-    yield f"- Batches: {_batches(_plan([component]))}."
+    yield f"- Batches: {_batches(_plan([component], inputs=inputs))}."
     yield ""
     yield "Two methods in one list, for `multiclass` with `cross_entropy`:"
     yield ""
@@ -43,7 +44,9 @@ def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, An
 
 def _plan(algorithms: list[Mapping[str, Any]], task: str = "multiclass", inputs: str = "image") -> Plan:
     classes = 10 if TASKS[task].classes else None
-    return compose(algorithms, loss=LOSSES[task], task=task, num_classes=classes, inputs=inputs)
+    # What a model takes is not the method's affair.
+    facts: dict[str, Any] = {"num_classes": classes, "inputs": inputs, "model_inputs": INPUT_KINDS}
+    return compose(algorithms, loss=LOSSES[task], task=task, **facts)
 
 
 def _refusal(algorithms: list[Mapping[str, Any]], **facts: str) -> str | None:
@@ -70,9 +73,16 @@ def _batches(plan: Plan) -> str:
     return f"it edits {' and '.join(parts)}; class indices stay class indices"
 
 
+def _inputs(*components: Mapping[str, Any]) -> str:
+    """Return a kind of inputs that each method takes: images of unstated scale, or else the first of all kinds."""
+    taken = [kind.name for kind in INPUT_KINDS if not any(_refusal([one], inputs=kind.name) for one in components)]
+    return taken[0] if taken else IMAGE.name
+
+
 def _verdict(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    inputs = _inputs(one, other)
     try:
-        pairs = [pair for listed in ([one, other], [other, one]) for pair in _plan(listed).pairs]
+        pairs = [pair for listed in ([one, other], [other, one]) for pair in _plan(listed, inputs=inputs).pairs]
     except CompositionError as error:
         return "; ".join(f"refused, `{fault.code}`: {fault.message}. Fix: {fault.fix}" for fault in error.faults)
     if not pairs:

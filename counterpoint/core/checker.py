@@ -19,7 +19,7 @@ from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member, Resolver, enlist
 from counterpoint.core.order import Order, Pair, Rank, arrange
 from counterpoint.core.plan import Plan
-from counterpoint.core.remedy import Drop, Set
+from counterpoint.core.remedy import Drop, Set, State
 from counterpoint.core.steps import BatchStep, HookStep
 from counterpoint.core.wiring import batch_edges, disagreements, hook_edges, node_of
 
@@ -155,6 +155,8 @@ def _walk(
         steps.append(replace(node, before=before, after=dict(kinds)))
     if loss is not None and kinds[Field.TARGETS] not in loss.accepts:
         found.append(_unmet_loss(steps, loss, kinds[Field.TARGETS], terms))
+    if not facts.model_takes(kinds[Field.INPUTS]):
+        found.append(_unmet_model(steps, kinds[Field.INPUTS], facts, terms))
     return steps
 
 
@@ -177,6 +179,19 @@ def _unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, terms: T
     said = terms.setting("loss_accepts", terms.word({kind.name}))
     fix = f"use a loss that accepts {kind} targets, or, if this one is right for them, say so in {said}"
     return Fault("loss-targets", message, fix, (loss.name, *editors), Event.LOSS)
+
+
+def _unmet_model(steps: Sequence[BatchStep], kind: Kind, facts: Facts, terms: Terms) -> Fault:
+    givers = tuple(step.name for step in steps if step.before[Field.INPUTS] != step.after[Field.INPUTS])
+    cause = f", because of {', '.join(givers)}" if givers else ""
+    takes = "any but bytes" if facts.model_inputs is None else names(facts.model_inputs)
+    message = f"the model takes inputs of kind {takes}, and would get {kind}{cause}"
+    wanted = "floating inputs" if facts.model_inputs is None else f"{names(facts.model_inputs)} inputs"
+    said = Terms.PYTHON.setting("model_inputs", Terms.PYTHON.word({kind.name}))
+    where = f"give Trainer your model and {said}" if terms is Terms.YAML else f"state {said}"
+    fix = f"list a method that makes {wanted} of them, or, if the model does take {kind}, {where}"
+    state = State({"model_inputs": (kind,)})
+    return Fault("model-inputs", message, fix, givers, Event.FORWARD, (state,))
 
 
 def _hooks(

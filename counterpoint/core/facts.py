@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from counterpoint.core.kinds import Kind, Task
+from counterpoint.core.kinds import BYTES, Kind, Task
 from counterpoint.core.schedule import Clock
 
 __all__ = ["Facts"]
@@ -28,6 +28,10 @@ class Facts:
     seed: int = 0
     model_inputs: frozenset[Kind] | None = None
     microbatches: int = 1
+
+    def model_takes(self, inputs: Kind) -> bool:
+        """Whether the model takes inputs of a kind."""
+        return inputs != BYTES if self.model_inputs is None else inputs in self.model_inputs
 
     def to_data(self) -> dict[str, Any]:
         """Return the facts as plain data."""

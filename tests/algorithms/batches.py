@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import counterpoint as cp
+from counterpoint.core.kinds import INPUT_KINDS
 
 CLASSES = 4
 SHAPE = (3, 5, 7)  # neither square nor even, so that a mistaken axis shows
@@ -23,8 +24,8 @@ LOSSES = {
 
 
 def plan_for(algorithms: Sequence[object], task: str = "multiclass", **stated: Any) -> cp.Plan:
-    """Compose for a task, with the loss that fits it."""
-    stated = {"loss": LOSSES[task](), "num_classes": CLASSES, "seed": 17, **stated}
+    """Compose for a task, with the loss that fits it, for a model that takes whatever it gets."""
+    stated = {"loss": LOSSES[task](), "num_classes": CLASSES, "seed": 17, "model_inputs": INPUT_KINDS, **stated}
     return cp.compose(algorithms, task=task, **stated)
 
 

@@ -16,7 +16,7 @@ from counterpoint.core import Facts, Terms, compose
 from counterpoint.core.faults import CODES
 from counterpoint.core.kinds import TASKS
 from counterpoint.core.schedule import Clock
-from tests.core.methods import Blend, Hole, Normal, Recolor, Scale, Trace, Twice, check, codes
+from tests.core.methods import Blend, Hole, Normal, Recolor, Scale, Trace, Twice, check, codes, resolve
 
 CLASSES = {"task": "multiclass", "num_classes": 10}
 
@@ -157,9 +157,30 @@ def test_inputs_must_be_of_a_kind_that_the_method_edits() -> None:
     (fault,) = faults([CutOut()], inputs="features")
     assert fault.code == "needs-unmet"
     assert "features" in fault.message
-    assert found([MixUp()], inputs="bytes") == ["needs-unmet"]
+    assert found([MixUp()], inputs="bytes", model_inputs={"bytes"}) == ["needs-unmet"]
     assert found([CutOut(space="normalized")], inputs="unit") == ["needs-unmet"]
     assert found([CutOut()], inputs="imgae") == ["inputs-unknown"]
+
+
+def test_raw_bytes_reach_no_model_unless_it_takes_them() -> None:
+    (fault,) = faults([CutOut()], inputs="bytes")
+    assert fault.code == "model-inputs"
+    assert "any but bytes, and would get bytes" in fault.message
+    assert "model_inputs={'bytes'}" in fault.fix
+    assert cp.compose([CutOut()], inputs="bytes", model_inputs={"bytes"}, **CLASSES).order == ("cutout",)
+    assert codes([Normal(), Hole()], inputs=cp.BYTES) == []
+    assert found([], inputs="bytes") == ["model-inputs"]
+
+
+def test_a_model_gets_the_inputs_that_it_was_said_to_take() -> None:
+    assert found([CutOut()], inputs="unit", model_inputs={"normalized"}) == ["model-inputs"]
+    assert found([CutOut()], model_inputs={"unit", "normalized"}) == ["model-inputs"]
+    cp.compose([CutOut()], inputs="normalized", model_inputs={"unit", cp.NORMALIZED}, **CLASSES)
+    facts = Facts(TASKS["multiclass"], cp.BYTES, model_inputs=frozenset({cp.BYTES}))
+    with pytest.raises(cp.CompositionError, match="kind bytes, and would get normalized, because of normal") as caught:
+        compose([Normal()], resolve=resolve, facts=facts, terms=Terms.YAML)
+    (fault,) = caught.value.faults
+    assert "give Trainer your model and model_inputs={'normalized'}" in fault.fix
 
 
 def test_dense_targets_need_the_number_of_classes() -> None:
