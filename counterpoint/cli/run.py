@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,9 +44,15 @@ def check_config(path: str, overrides: Sequence[str], *, as_json: bool) -> None:
     except ConfigError as error:
         if as_json:
             faults = error.faults or (Fault("config", str(error), ""),)
-            typer.echo(json.dumps({"file": path, "faults": [vars(fault) for fault in faults]}, indent=2))
+            typer.echo(json.dumps({"file": path, "faults": list(map(_data, faults))}, indent=2, default=sorted))
         raise
     typer.echo(plan.to_json() if as_json else plan.explain())
+
+
+def _data(fault: Fault) -> dict[str, Any]:
+    """Return a fault as plain data, with the kind of each of its remedies; sets are left to the writer."""
+    remedies = [{"kind": type(remedy).__name__.lower(), **asdict(remedy)} for remedy in fault.remedies]
+    return {**asdict(fault), "remedies": remedies}
 
 
 def _checked(path: str, overrides: Sequence[str]) -> RunConfig:

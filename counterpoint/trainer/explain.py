@@ -48,10 +48,9 @@ def config_error(source: str, faults: Sequence[Fault]) -> ConfigError:
       [bad-setting] sed = 3: there is no such key
         fix: did you mean 'seed'?
     """
-    lines = [f"{source}: {'1 fault' if len(faults) == 1 else f'{len(faults)} faults'} in the config:"]
-    for fault in faults:
-        lines += [f"  [{fault.code}] {fault.message}", *([f"    fix: {fault.fix}"] if fault.fix else [])]
-    return ConfigError("\n".join(lines), faults)
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    told = [str(fault) if fault.fix else f"[{fault.code}] {fault.message}" for fault in faults]
+    return ConfigError("\n  ".join([f"{source}: {count} in the config:", *told]), faults)
 
 
 def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from counterpoint.algorithms.cards import card_names
 from counterpoint.cli.cards import describe
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
 from counterpoint.trainer.yaml import read_config
@@ -61,6 +62,7 @@ def test_check_gives_faults_as_json(folder: Path, run: Run) -> None:
     assert [fault["code"] for fault in told["faults"]] == ["bad-setting", "two-mixers"]
     assert told["faults"][0]["message"] == "algorithms.0.alpha = -1: is not allowed"
     assert told["faults"][1]["algorithms"] == ["mixup", "cutmix"]
+    assert {"kind": "choose", "algorithms": ["mixup", "cutmix"], "choice": "one_of"} in told["faults"][1]["remedies"]
     for fault in told["faults"]:
         assert fault["message"] in result.err
         assert fault["fix"] in result.err
@@ -210,7 +212,6 @@ def test_show_names_the_nearest(run: Run) -> None:
     assert result.err == "error: nothing is registered under the name 'mixpu'; did you mean 'mixup'?\n"
 
 
-BUILT_IN = [entry.name for entry in ALGORITHMS.entries() if entry.package == "counterpoint"]
 HEADINGS = [
     "Tags",
     "TL;DR",
@@ -225,7 +226,7 @@ HEADINGS = [
 ]
 
 
-@pytest.mark.parametrize("name", BUILT_IN)
+@pytest.mark.parametrize("name", card_names())
 def test_show_prints_the_card_of_a_built_in_method(name: str, run: Run) -> None:
     result = run("show", name)
     assert (result.code, result.err) == (0, "")
@@ -233,7 +234,7 @@ def test_show_prints_the_card_of_a_built_in_method(name: str, run: Run) -> None:
     assert "<!--" not in result.out
     for setting in ALGORITHMS.load(name).model_fields:
         assert f"| `{setting}` |" in result.out
-    for other in BUILT_IN:
+    for other in card_names():
         assert f"| `{other}`" in result.out.partition("## Composability")[2]
 
 
