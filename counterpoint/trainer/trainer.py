@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Trainer:
         eval_data: the same for evaluation.
         spec: what is true of one's own data. Without it, the shape and the kind of the inputs are those of the first
             item, and the number of classes is that of the outputs of ``model``.
+        model_inputs: the kinds of inputs that ``model`` takes, as ``{"bytes"}``; by default any but raw bytes.
 
     Raises:
         ConfigError: the config is wrong, or does not fit the data, the model or the device.
@@ -80,6 +81,7 @@ class Trainer:
         train_data: SizedDataset | None = None,
         eval_data: SizedDataset | None = None,
         spec: DataSpec | None = None,
+        model_inputs: Collection[str] | None = None,
     ) -> None:
         self.config = _read_config(config)
         self._folder = None if self.config.run_dir is None else RunDirectory(self.config.run_dir)
@@ -93,6 +95,7 @@ class Trainer:
             train_data=train_data,
             eval_data=eval_data,
             spec=spec,
+            model_inputs=model_inputs,
         )
         self._sampler = EpochSampler(
             len(self.data.train),
@@ -101,7 +104,13 @@ class Trainer:
             rank=self._accelerator.process_index,
             ranks=self._accelerator.num_processes,
         )
-        self.plan = plan_run(self.config, self.data.spec, self._sampler, device=str(self._accelerator.device))
+        self.plan = plan_run(
+            self.config,
+            self.data.spec,
+            self._sampler,
+            device=str(self._accelerator.device),
+            model_inputs=model_inputs,
+        )
         _check_precision(self.config.precision, self.plan)
         check_model(self.plan, self.model)
         # What the loop will make is made once here, so that nothing is written before a fault in it is found.
@@ -179,7 +188,8 @@ def _make_accelerator(precision: str) -> Accelerator:
     were started that do not know of each other.
     """
     # Accelerate keeps the precision of the first accelerator of a process; another trainer may have had another.
-    AcceleratorState._reset_state()
+    if AcceleratorState._shared_state.get("_mixed_precision") not in (None, _PRECISIONS[precision]):
+        AcceleratorState._reset_state()
     try:
         accelerator = Accelerator(mixed_precision=_PRECISIONS[precision])
     except ValueError as error:
