@@ -155,7 +155,8 @@ def _settings(component: type[BaseModel]) -> str:
 
 
 def _components(found: Mapping[str, type[BaseModel]]) -> str:
-    summaries = {name: (component.__doc__ or "").partition("\n")[0] for name, component in found.items()}
+    first = {name: (component.__doc__ or "").partition("\n")[0] for name, component in found.items()}
+    summaries = {name: line.replace("``", "`") for name, line in first.items()}
     return "\n\n".join(f"**`{name}`**: {summaries[name]}\n\n{_settings(found[name])}" for name in found)
 
 

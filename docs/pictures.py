@@ -19,7 +19,7 @@ from torch import Tensor
 
 import counterpoint as cp
 import counterpoint.functional as CF
-from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
+from counterpoint.algorithms import EMA, SAM, SWA, CutMix, CutOut, GradientClipping, LabelSmoothing, MixUp, OneOf
 from counterpoint.algorithms.ema import decay_at
 
 PICTURES = Path(__file__).parent / "methods" / "pictures"
@@ -181,36 +181,125 @@ def ema() -> None:
     save(figure, "ema")
 
 
-def measured(method: EMA) -> tuple[list[int], list[float], list[float]]:
+def measured(method: EMA | SWA) -> tuple[list[int], list[float], list[float]]:
     """Train a small network on digits; return steps, and the evaluation losses of own and averaged weights."""
-    data = load_digits()
-    inputs, targets = torch.from_numpy(data.data / 16).float(), torch.from_numpy(data.target)
-    order = cp.Rng(17, "order").permutation(len(inputs))
-    held, rest = order[:360], order[360:]
-    with torch.random.fork_rng():
-        torch.manual_seed(17)
-        model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
-    loss = torch.nn.CrossEntropyLoss()
-    plan = cp.compose([method], loss=loss, task="multiclass", num_classes=10, inputs="features")
-    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.5))
+    run = Run(method, lr=0.5)
     steps, own, averaged = [], [], []
-    while engine.batches < 600:
-        rows = rest[cp.Rng(17, "batch", engine.batches).integers(0, len(rest), (16,))]
-        with engine.batch(inputs[rows], targets[rows]) as batch:
+    while run.engine.batches < 600:
+        run.step()
+        if run.engine.batches % 10 == 0:
+            steps.append(run.engine.batches)
+            own.append(run.loss_on(run.held))
+            with run.engine.evaluation():
+                averaged.append(run.loss_on(run.held))
+    return steps, own, averaged
 
-            def closure(batch: cp.Batch = batch) -> Tensor:
-                value = plan.loss(model(batch.inputs), batch.targets)
+
+class Run:
+    """Trains a small network on digits with a method, in batches of 16."""
+
+    def __init__(self, *methods: Any, lr: float) -> None:
+        data = load_digits()
+        self.inputs, self.targets = torch.from_numpy(data.data / 16).float(), torch.from_numpy(data.target)
+        order = cp.Rng(17, "order").permutation(len(self.inputs))
+        self.held, self.rest = order[:360], order[360:]
+        with torch.random.fork_rng():
+            torch.manual_seed(17)
+            self.model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+        loss = torch.nn.CrossEntropyLoss()
+        self.plan = cp.compose(methods, loss=loss, task="multiclass", num_classes=10, inputs="features")
+        optimizer = torch.optim.SGD(self.model.parameters(), lr=lr)
+        self.engine = cp.Engine(self.plan, model=self.model, optimizer=optimizer)
+
+    def step(self) -> float:
+        """Train on the next batch and return its loss."""
+        rows = self.rest[cp.Rng(17, "batch", self.engine.batches).integers(0, len(self.rest), (16,))]
+        with self.engine.batch(self.inputs[rows], self.targets[rows]) as batch:
+
+            def closure() -> Tensor:
+                value = self.plan.loss(self.model(batch.inputs), batch.targets)
                 value.backward()
                 return value.detach()
 
-            engine.step(closure)
-        if engine.batches % 10 == 0:
-            with torch.no_grad():
-                steps.append(engine.batches)
-                own.append(loss(model(inputs[held]), targets[held]).item())
-                with engine.evaluation():
-                    averaged.append(loss(model(inputs[held]), targets[held]).item())
-    return steps, own, averaged
+            return self.engine.step(closure).item()
+
+    def loss_on(self, rows: Tensor) -> float:
+        """Return the loss of the model as it is."""
+        with torch.no_grad():
+            return torch.nn.functional.cross_entropy(self.model(self.inputs[rows]), self.targets[rows]).item()
+
+
+def swa() -> None:
+    """Draw evaluation losses with own and averaged weights, measured in training."""
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    axes = figure.subplots()
+    steps, own, averaged = measured(SWA(start="300ba"))
+    axes.plot(steps, own, color=GREY, lw=1, label="own weights")
+    axes.plot(steps, averaged, color=BLUE, label="average from batch 300 on")
+    axes.set(xlabel="batch", ylabel="evaluation loss", yscale="log", title="digits, SGD with lr 0.5")
+    axes.legend(frameon=False)
+    save(figure, "swa")
+
+
+def sam() -> None:
+    """Draw the training loss along the gradient, from where SGD and SAM end."""
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    axes = figure.subplots()
+    radii = torch.linspace(0, 1, 41)
+    for methods, colour, label in (((), GREY, "SGD"), ((SAM(rho=0.3),), BLUE, "SAM, rho: 0.3")):
+        run = Run(*methods, lr=0.5)
+        for _ in range(600):
+            run.step()
+        axes.plot(radii, _along_the_gradient(run, radii), color=colour, label=label)
+    axes.set(xlabel="distance from the weights", ylabel="training loss", ylim=(0, None), title="digits, 600 batches")
+    axes.legend(frameon=False)
+    save(figure, "sam")
+
+
+def _along_the_gradient(run: Run, radii: Tensor) -> list[float]:
+    loss = torch.nn.functional.cross_entropy(run.model(run.inputs[run.rest]), run.targets[run.rest])
+    weights = list(run.model.parameters())
+    moves = CF.sam_perturbation(weights, torch.autograd.grad(loss, weights), 1.0)
+    start, losses = [weight.detach().clone() for weight in weights], []
+    for radius in radii.tolist():
+        with torch.no_grad():
+            for weight, kept, move in zip(weights, start, moves, strict=True):
+                weight.copy_(kept + radius * move)
+        losses.append(run.loss_on(run.rest))
+    return losses
+
+
+class Norms(cp.Algorithm[None]):
+    """Writes down the norm of each batch's gradient, before it is clipped."""
+
+    @cp.before(cp.Event.UPDATE, reads="gradients")
+    def note(self, state: None, scope: cp.Scope) -> None:
+        """Take note of the norm."""
+        gradients = [parameter.grad for parameter in scope.model.parameters() if parameter.grad is not None]
+        NORMS.append(torch.nn.utils.get_total_norm(gradients).item())
+
+
+NORMS: list[float] = []
+
+
+def gradient_clipping() -> None:
+    """Draw gradient norms before clipping, and the training loss with and without it."""
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    plain, clipped = Run(lr=1.5), Run(Norms(before="gradient_clipping"), GradientClipping(threshold=1.0), lr=1.5)
+    for run, colour, label in ((plain, GREY, "as it is"), (clipped, BLUE, "clipped")):
+        losses = []
+        for _ in range(150):
+            run.step()
+            losses.append(run.loss_on(run.rest))
+        right.plot(range(150), losses, color=colour, lw=1, label=label)
+    left.scatter(range(150), NORMS, color=BLUE, s=5)
+    left.axhline(1.0, color=ORANGE, label="threshold: 1.0")
+    left.set(xlabel="batch", ylabel="norm of the gradient", yscale="log", title="digits, SGD with lr 1.5")
+    right.set(xlabel="batch", ylabel="training loss", yscale="log", title="all training data")
+    left.legend(frameon=False)
+    right.legend(frameon=False)
+    save(figure, "gradient_clipping")
 
 
 def main() -> None:
@@ -221,6 +310,9 @@ def main() -> None:
     label_smoothing()
     one_of()
     ema()
+    swa()
+    sam()
+    gradient_clipping()
     for path in sorted(PICTURES.glob("*.png")):
         print(f"{path.relative_to(Path.cwd())}: {path.stat().st_size / 1000:.1f} kB")
 

@@ -6,17 +6,22 @@ Everything here is found by composing, so that no card can go stale.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
+from torch import nn
+
 from counterpoint.composition import compose
+from counterpoint.core.algorithm import Algorithm, build
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Field
 from counterpoint.core.plan import Plan
+from counterpoint.plugins import ALGORITHMS, LOSSES
 
 __all__ = ["composability"]
 
-LOSSES = {"multiclass": "cross_entropy", "segmentation": "cross_entropy", "multilabel": "bce", "regression": "mse"}
+FITTING = {"multiclass": "cross_entropy", "segmentation": "cross_entropy", "multilabel": "bce", "regression": "mse"}
 """A loss that fits each task."""
 
 
@@ -25,11 +30,12 @@ def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, An
 
     ``component`` and each of ``others`` are mappings with ``name`` and settings.
     """
+    method = build(component, ALGORITHMS.load)
     kinds = [kind.name for kind in INPUT_KINDS]
-    inputs = _inputs(component)
-    yield _accepted("Tasks", TASKS, {task: _refusal([component], task=task, inputs=inputs) for task in TASKS})
-    yield _accepted("Inputs", kinds, {kind: _refusal([component], inputs=kind) for kind in kinds})
-    yield f"- Batches: {_batches(_plan([component], inputs=inputs))}."
+    inputs = _inputs(method)
+    yield _accepted("Tasks", TASKS, {task: _refusal([method], task=task, inputs=inputs) for task in TASKS})
+    yield _accepted("Inputs", kinds, {kind: _refusal([method], inputs=kind) for kind in kinds})
+    yield f"- Batches: {_batches(_plan([method], inputs=inputs))}."
     yield ""
     yield "Two methods in one list, for `multiclass` with `cross_entropy`:"
     yield ""
@@ -39,17 +45,24 @@ def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, An
         second = dict(other)
         if second["name"] == component["name"]:
             second["id"] = f"{second['name']}_2"
-        yield f"| `{other['name']}`{' with an `id`' if 'id' in second else ''} | {_verdict(component, second)} |"
+        beside = f"`{other['name']}`{' with an `id`' if 'id' in second else ''}"
+        yield f"| {beside} | {_verdict(method, build(second, ALGORITHMS.load))} |"
 
 
-def _plan(algorithms: list[Mapping[str, Any]], task: str = "multiclass", inputs: str = "image") -> Plan:
+def _plan(algorithms: list[Algorithm[Any]], task: str = "multiclass", inputs: str = "image") -> Plan:
     classes = 10 if TASKS[task].classes else None
     # What a model takes is not the method's affair.
     facts: dict[str, Any] = {"num_classes": classes, "inputs": inputs, "model_inputs": INPUT_KINDS}
-    return compose(algorithms, loss=LOSSES[task], task=task, **facts)
+    return compose(algorithms, loss=_loss(task), task=task, **facts)
 
 
-def _refusal(algorithms: list[Mapping[str, Any]], **facts: str) -> str | None:
+@cache
+def _loss(task: str) -> nn.Module:
+    module: nn.Module = LOSSES.load(FITTING[task])().build()
+    return module
+
+
+def _refusal(algorithms: list[Algorithm[Any]], **facts: str) -> str | None:
     """Return the code of the first fault, or nothing if there is none."""
     try:
         _plan(algorithms, **facts)
@@ -73,13 +86,13 @@ def _batches(plan: Plan) -> str:
     return f"it edits {' and '.join(parts)}; class indices stay class indices"
 
 
-def _inputs(*components: Mapping[str, Any]) -> str:
+def _inputs(*methods: Algorithm[Any]) -> str:
     """Return a kind of inputs that each method takes: images of unstated scale, or else the first of all kinds."""
-    taken = [kind.name for kind in INPUT_KINDS if not any(_refusal([one], inputs=kind.name) for one in components)]
+    taken = [kind.name for kind in INPUT_KINDS if not any(_refusal([one], inputs=kind.name) for one in methods)]
     return taken[0] if taken else IMAGE.name
 
 
-def _verdict(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+def _verdict(one: Algorithm[Any], other: Algorithm[Any]) -> str:
     inputs = _inputs(one, other)
     try:
         pairs = [pair for listed in ([one, other], [other, one]) for pair in _plan(listed, inputs=inputs).pairs]
