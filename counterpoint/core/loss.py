@@ -20,7 +20,8 @@ class LossSpec:
     owns like any method (``label_smoothing`` claims smoothing). ``ignore_index`` is the class index that marks an
     ignored position. ``denominator(targets)`` is what a mean divides by, so that the loss of a batch is the sum over
     its parts of ``function(part) * denominator(part) / denominator(batch)``; ``None`` where parts simply add up.
-    ``each(outputs, targets)`` is the loss of each sample, (N), for methods that compare samples; ``None`` if not known.
+    ``each(outputs, targets)`` is the loss of each sample, (N), for methods that compare samples: its mean over the
+    positions that count, weighted as the loss weights them; ``None`` if not known.
     """
 
     name: str

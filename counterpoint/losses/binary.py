@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,6 +14,7 @@ from counterpoint.losses.checks import (
     checked_reduction,
     common_dtype,
     element_count,
+    element_mean,
     require_float_labels,
     require_float_outputs,
     require_no_growth,
@@ -102,40 +105,46 @@ def binary_cross_entropy(
 def spec_of_logits(loss: nn.BCEWithLogitsLoss) -> LossSpec:
     """Describe torch's module: right for multi-hot targets. Its weights are read at every call.
 
+    The loss of each sample is the mean over its labels, weighted.
+
     >>> sorted(map(str, spec_of_logits(nn.BCEWithLogitsLoss()).accepts))
     ['multi_hot']
     """
     reduction = checked_reduction(loss.reduction)
 
-    def function(outputs: Tensor, targets: Tensor) -> Tensor:
+    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
         return binary_cross_entropy_with_logits(
             outputs, targets, weight=loss.weight, pos_weight=loss.pos_weight, reduction=reduction
         )
 
     return LossSpec(
         name=type(loss).__name__,
-        function=function,
+        function=partial(run, reduction=reduction),
         accepts=frozenset({MULTI_HOT}),
         denominator=element_count if reduction == "mean" else None,
+        each=lambda outputs, targets: element_mean(run(outputs, targets, "none")),
     )
 
 
 def spec_of_probabilities(loss: nn.BCELoss) -> LossSpec:
     """Describe torch's module: right for multi-hot targets. Its weights are read at every call.
 
+    The loss of each sample is the mean over its labels, weighted.
+
     >>> sorted(map(str, spec_of_probabilities(nn.BCELoss()).accepts))
     ['multi_hot']
     """
     reduction = checked_reduction(loss.reduction)
 
-    def function(outputs: Tensor, targets: Tensor) -> Tensor:
+    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
         return binary_cross_entropy(outputs, targets, weight=loss.weight, reduction=reduction)
 
     return LossSpec(
         name=type(loss).__name__,
-        function=function,
+        function=partial(run, reduction=reduction),
         accepts=frozenset({MULTI_HOT}),
         denominator=element_count if reduction == "mean" else None,
+        each=lambda outputs, targets: element_mean(run(outputs, targets, "none")),
     )
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "checked_reduction",
     "common_dtype",
     "element_count",
+    "element_mean",
     "require_float_labels",
     "require_float_outputs",
     "require_no_growth",
@@ -53,6 +54,15 @@ def common_dtype(*tensors: Tensor | None) -> torch.dtype:
 def element_count(targets: Tensor) -> Tensor:
     """Return the number of elements as a scalar on their device, which a plain mean divides by."""
     return torch.full((), targets.numel(), dtype=common_dtype(targets), device=targets.device)
+
+
+def element_mean(losses: Tensor) -> Tensor:
+    """Average the losses of the elements of each sample, (N, ...), to (N).
+
+    >>> element_mean(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
+    tensor([2., 5.])
+    """
+    return losses.unsqueeze(-1).flatten(1).mean(1)
 
 
 def require_float_outputs(outputs: Tensor, loss: str) -> None:

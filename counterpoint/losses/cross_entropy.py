@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.errors import ConfigError, DataError
+from counterpoint.core.errors import ConfigError
 from counterpoint.core.kinds import DENSE, INDEX, SMOOTHING
 from counterpoint.core.loss import LossSpec
-from counterpoint.losses.checks import (
-    Reduction,
-    checked_reduction,
-    common_dtype,
-    require_float_labels,
-    require_float_outputs,
-)
+from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
+from counterpoint.losses.classes import along_classes, each_sample, mass, reduced, require_dense, total
 
 __all__ = ["cross_entropy", "dense_cross_entropy", "spec_of"]
 
@@ -58,12 +55,12 @@ def dense_cross_entropy(
     >>> functional.cross_entropy(logits, torch.tensor([0, 1, -100]), weight=weight)
     tensor(0.5044)
     """
-    _require_dense(outputs, targets, weight)
+    require_dense(outputs, targets, weight, NAME)
     smoothing = _checked_smoothing(label_smoothing)
     dtype = common_dtype(outputs, targets)
     log_p = torch.log_softmax(outputs, dim=1, dtype=dtype)
     dense = targets.to(dtype)
-    factors = None if weight is None else _along_classes(weight, dense)
+    factors = None if weight is None else along_classes(weight, dense)
     weighted = dense if factors is None else dense * factors
 
     absent = dense == 0
@@ -71,12 +68,12 @@ def dense_cross_entropy(
     chosen = -(weighted * log_p.masked_fill(absent & (log_p == -torch.inf), 0)).sum(1)
     # Filling cuts ignored positions off the gradient: where all are ignored, the mean is NaN and the gradient 0.
     ignored = absent.all(1)
-    loss = _reduced(chosen.masked_fill(ignored, 0), weighted, reduction)
+    loss = reduced(chosen.masked_fill(ignored, 0), weighted, reduction)
     if smoothing == 0:
         return loss
     # The smoothed part stays apart from the other, as in torch, so that both agree on infinite logits too.
     spread = -(log_p if factors is None else log_p * factors).sum(1) * dense.sum(1)
-    even = _reduced(spread.masked_fill(ignored, 0), weighted, reduction)
+    even = reduced(spread.masked_fill(ignored, 0), weighted, reduction)
     return (1 - smoothing) * loss + smoothing / outputs.shape[1] * even
 
 
@@ -128,6 +125,9 @@ def spec_of(loss: nn.CrossEntropyLoss) -> LossSpec:
     Its class weights are read at every call, so that ``loss.to(device)`` works after composing; its other settings
     are read once, here. Raises ``ConfigError`` where one of these is out of range.
 
+    Whatever the reduction, the loss of each sample is the sum of its weighted losses over the number of its positions
+    that count (over their mass, on dense targets), and 0 where none counts.
+
     >>> spec = spec_of(nn.CrossEntropyLoss(label_smoothing=0.1))
     >>> sorted(map(str, spec.accepts)), [claim.amount for claim in spec.claims]
     (['dense', 'index'], [0.1])
@@ -136,7 +136,7 @@ def spec_of(loss: nn.CrossEntropyLoss) -> LossSpec:
     reduction = checked_reduction(loss.reduction)
     ignore_index = loss.ignore_index
 
-    def function(outputs: Tensor, targets: Tensor) -> Tensor:
+    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
         return cross_entropy(
             outputs,
             targets,
@@ -146,18 +146,14 @@ def spec_of(loss: nn.CrossEntropyLoss) -> LossSpec:
             reduction=reduction,
         )
 
-    def denominator(targets: Tensor) -> Tensor:
-        if targets.is_floating_point():
-            return _dense_total(targets, loss.weight)
-        return _index_total(targets, loss.weight, ignore_index)
-
     return LossSpec(
         name=type(loss).__name__,
-        function=function,
+        function=partial(run, reduction=reduction),
         accepts=frozenset({INDEX, DENSE}),
         claims=(SMOOTHING.of(smoothing),) if smoothing > 0 else (),
         ignore_index=ignore_index,
-        denominator=denominator if reduction == "mean" else None,
+        denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
+        each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
     )
 
 
@@ -165,50 +161,3 @@ def _checked_smoothing(label_smoothing: float) -> float:
     if not 0 <= label_smoothing <= 1:
         raise ConfigError(f"label_smoothing is {label_smoothing!r}; it is a share between 0 and 1")
     return label_smoothing
-
-
-def _require_dense(outputs: Tensor, targets: Tensor, weight: Tensor | None) -> None:
-    """Raise ``DataError`` unless the tensors are of one shape with a class axis, and of the dtypes allowed."""
-    require_float_outputs(outputs, NAME)
-    require_float_labels(targets, NAME, "class probabilities")
-    if outputs.shape != targets.shape or outputs.ndim < 2:
-        raise DataError(
-            f"{NAME}: outputs have shape {tuple(outputs.shape)} and dense targets {tuple(targets.shape)}; both must "
-            "be the same, (N, C) or (N, C, d1, ...). Class indices, without the class axis, must be integers"
-        )
-    if weight is not None and weight.shape != outputs.shape[1:2]:
-        raise DataError(
-            f"{NAME}: weight has shape {tuple(weight.shape)}; {outputs.shape[1]} classes need ({outputs.shape[1]},)"
-        )
-
-
-def _along_classes(weight: Tensor, dense: Tensor) -> Tensor:
-    """Return class weights of shape (C, 1, ...), which broadcast along axis 1 of dense targets."""
-    return weight.to(dense.dtype).reshape(-1, *[1] * (dense.ndim - 2))
-
-
-def _reduced(losses: Tensor, weighted: Tensor, reduction: str) -> Tensor:
-    match checked_reduction(reduction):
-        case "none":
-            return losses
-        case "sum":
-            return losses.sum()
-        case "mean":
-            return losses.sum() / weighted.sum()
-
-
-def _dense_total(targets: Tensor, weight: Tensor | None) -> Tensor:
-    """Return the weighted mass of dense targets."""
-    dense = targets.to(common_dtype(targets, weight))
-    return (dense if weight is None else dense * _along_classes(weight, dense)).sum()
-
-
-def _index_total(targets: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
-    """Return the summed weights of the class indices that count."""
-    indices = targets.long()  # compared in uint8, an ignored index of -100 would be class 156
-    kept = indices != ignore_index
-    dtype = common_dtype(weight)
-    if weight is None:
-        return kept.sum().to(dtype)
-    # An ignored index may be no class at all, so it looks up class 0 instead.
-    return (weight.to(dtype)[indices.where(kept, 0)] * kept).sum()

@@ -12,6 +12,7 @@ from counterpoint.losses.checks import (
     checked_reduction,
     common_dtype,
     element_count,
+    element_mean,
     require_float_labels,
     require_float_outputs,
     require_same_shape,
@@ -48,7 +49,7 @@ def squared_error(outputs: Tensor, targets: Tensor, *, reduction: Reduction = "m
 
 
 def spec_of(loss: nn.MSELoss) -> LossSpec:
-    """Describe torch's module: right for continuous targets.
+    """Describe torch's module: right for continuous targets. The loss of each sample is the mean over its numbers.
 
     >>> sorted(map(str, spec_of(nn.MSELoss()).accepts))
     ['continuous']
@@ -63,4 +64,5 @@ def spec_of(loss: nn.MSELoss) -> LossSpec:
         function=function,
         accepts=frozenset({REAL}),
         denominator=element_count if reduction == "mean" else None,
+        each=lambda outputs, targets: element_mean(squared_error(outputs, targets, reduction="none")),
     )
