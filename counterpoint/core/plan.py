@@ -80,6 +80,17 @@ class Plan:
         batch, _ = edit(self, inputs, targets, step, rank=rank, donate=donate)
         return batch.inputs, batch.targets
 
+    def prepare(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return an unedited batch as the model and the loss take it, for evaluation.
+
+        Only the steps that change the kind of a field run, such as a normalisation, which the model needs in evaluation
+        as in training. Raises ``DataError`` for a batch that is not what was stated.
+        """
+        from counterpoint.core.run import prepare
+
+        batch = prepare(self, inputs, targets)
+        return batch.inputs, batch.targets
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a model's outputs at targets of the kind that the plan gives.
 

@@ -20,7 +20,7 @@ from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
 from counterpoint.core.steps import BatchStep
 
-__all__ = ["Dice", "draw", "draws", "edit", "process_rank"]
+__all__ = ["Dice", "draw", "draws", "edit", "prepare", "process_rank"]
 
 SampleLosses = Callable[[Batch], Tensor]
 
@@ -69,19 +69,23 @@ def edit(
 
     ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it.
     """
-    batch = Batch(
-        inputs,
-        targets,
-        inputs_kind=plan.facts.inputs,
-        targets_kind=plan.facts.task.targets,
-        task=plan.facts.task.name,
-        num_classes=plan.facts.num_classes,
-        writable=donate,
-    )
     dice = Dice(plan.facts.seed, step, process_rank() if rank is None else rank)
-    editing = _Editing(plan, dice, check_batch(plan, batch), sample_losses)
+    editing = _Editing(plan, dice, _given(plan, inputs, targets, donate=donate), sample_losses)
     with torch.no_grad():
         return editing.run(), editing.draws
+
+
+def prepare(plan: Plan, inputs: Tensor, targets: Tensor) -> Batch:
+    """Run the batch steps of a plan that change kinds, and no others."""
+    with torch.no_grad():
+        return _Editing(plan, Dice(plan.facts.seed, 0, 0), _given(plan, inputs, targets), None).view()
+
+
+def _given(plan: Plan, inputs: Tensor, targets: Tensor, *, donate: bool = False) -> Batch:
+    facts = plan.facts
+    return check_batch(
+        plan, Batch(inputs, targets, facts.inputs, facts.task.targets, facts.task.name, facts.num_classes, donate)
+    )
 
 
 class _Editing:
@@ -137,14 +141,18 @@ class _Editing:
         edited: Batch = apply(batch, drawn, self._losses) if effect.sample_losses else apply(batch, drawn)
         return edited
 
-    def _losses(self) -> Tensor:
-        """Return the loss of each sample of the batch as it was given, through steps that change kinds alone."""
-        assert self._sample_losses is not None
+    def view(self) -> Batch:
+        """Run the steps that change kinds alone, on the batch as it was given."""
         view = replace(self._given, writable=False)
         for planned in self._plan.steps:
             if planned.before != planned.after:
                 view = self._run(planned, view)
-        return self._sample_losses(view)
+        return view
+
+    def _losses(self) -> Tensor:
+        """Return the loss of each sample of the batch as it was given, but for its kinds."""
+        assert self._sample_losses is not None
+        return self._sample_losses(self.view())
 
 
 def _shares_memory(one: Tensor, other: Tensor) -> bool:

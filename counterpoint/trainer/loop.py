@@ -17,7 +17,7 @@ from counterpoint.core.rng import Rng
 from counterpoint.trainer.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import EvaluationMetrics, TrainingMetrics
-from counterpoint.trainer.passes import Passes, as_mean, evaluation_targets
+from counterpoint.trainer.passes import Passes, as_mean
 from counterpoint.trainer.planning import is_due, total_batches, trains_on_dense
 from counterpoint.trainer.report import Report
 from counterpoint.trainer.rundir import RunDirectory
@@ -172,7 +172,8 @@ class Loop:
             self._raw.eval()
             for batch in loader:
                 inputs, targets = send_to_device(batch, accelerator.device, non_blocking=True)
-                outputs, wanted = self._raw(inputs), evaluation_targets(plan, inputs, targets)
+                prepared, wanted = plan.prepare(inputs, targets)
+                outputs = self._raw(prepared)
                 metrics.update(*as_mean(plan, plan.loss(outputs, wanted), wanted), outputs, targets)
             self._raw.train()
         return metrics.compute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -26,6 +27,7 @@ def bring_together(
     train_data: SizedDataset | None = None,
     eval_data: SizedDataset | None = None,
     spec: DataSpec | None = None,
+    model_inputs: Collection[str] | None = None,
 ) -> tuple[nn.Module, DataModule]:
     """Return the model, on ``device``, and the data of a run; arguments as of ``Trainer``.
 
@@ -42,7 +44,10 @@ def bring_together(
     for name, part in (("training", data.train), ("evaluation", data.evaluation)):
         _check_input(_first_input(part, name), data.spec, name)
     model = (_build(config, data.spec) if model is None else model).to(device)
-    outputs = _run(model, _first_input(data.train, "training").to(device))
+    first = _first_input(data.train, "training").to(device)
+    if data.spec.inputs == BYTES.name and BYTES.name not in (model_inputs or ()):
+        first = first.float()  # the plan lets no bytes reach this model
+    outputs = _run(model, first)
     if data.spec.num_classes is None and TASKS[data.spec.task].classes and outputs.ndim > 1:
         data = replace(data, spec=replace(data.spec, num_classes=outputs.shape[1]))
     _check_outputs(outputs, data.spec)

@@ -9,13 +9,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from counterpoint.core.batch import Batch
-from counterpoint.core.conversions import dense_targets
 from counterpoint.core.engine import Engine
-from counterpoint.core.intake import check_batch
-from counterpoint.core.kinds import INDEX
 from counterpoint.core.plan import Plan
 
-__all__ = ["Passes", "as_mean", "evaluation_targets"]
+__all__ = ["Passes", "as_mean"]
 
 
 class Passes:
@@ -77,15 +74,3 @@ def as_mean(plan: Plan, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor |
     if plan.loss_spec is None or plan.loss_spec.denominator is None:
         return loss / len(targets), float(len(targets))
     return loss, plan.loss_spec.denominator(targets)
-
-
-def evaluation_targets(plan: Plan, inputs: Tensor, targets: Tensor) -> Tensor:
-    """Check an unedited batch and return its targets as the loss takes them: dense where it takes no class indices.
-
-    Raises ``DataError`` for a batch that is not what was stated.
-    """
-    facts, loss = plan.facts, plan.loss_spec
-    check_batch(plan, Batch(inputs, targets, facts.inputs, facts.task.targets, facts.task.name, facts.num_classes))
-    if targets.is_floating_point() or loss is None or facts.num_classes is None or INDEX in loss.accepts:
-        return targets
-    return dense_targets(targets, facts.num_classes, ignore_index=loss.ignore_index)

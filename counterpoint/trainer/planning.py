@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import nn
 
 from counterpoint.composition import compose
@@ -17,10 +19,18 @@ from counterpoint.trainer.spec import DataSpec
 __all__ = ["is_due", "plan_run", "total_batches", "trains_on_dense"]
 
 
-def plan_run(config: RunConfig, spec: DataSpec, sampler: EpochSampler, *, device: str = "cpu") -> Plan:
+def plan_run(
+    config: RunConfig,
+    spec: DataSpec,
+    sampler: EpochSampler,
+    *,
+    device: str = "cpu",
+    model_inputs: Collection[str] | None = None,
+) -> Plan:
     """Compose the methods of a config for its data, in the terms of a config.
 
     ``sampler`` tells how many batches an epoch has, and how many examples a batch. The loss computes on ``device``.
+    ``model_inputs`` are the kinds of inputs that the model takes, by default any but raw bytes.
     Raises ``ConfigError`` if the config's task is not the data's, and ``CompositionError`` if the methods do not fit.
     """
     if config.task != spec.task:
@@ -41,6 +51,7 @@ def plan_run(config: RunConfig, spec: DataSpec, sampler: EpochSampler, *, device
         strict_order=config.strict_order,
         compile=config.compile,
         microbatches=config.accumulate,
+        model_inputs=model_inputs,
         terms=Terms.YAML,
     )
 

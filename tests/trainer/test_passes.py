@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.trainer.passes import Passes, as_mean, evaluation_targets
+from counterpoint.trainer.passes import Passes, as_mean
 
 CLASSES = 5
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0], dtype=torch.float64)
@@ -107,19 +105,3 @@ def test_a_sum_is_shown_as_a_mean(reduction: str, mean: float, weight: float) ->
     plan = cp.compose([], loss=loss, task="multiclass", num_classes=CLASSES)
     found = as_mean(plan, torch.tensor(3.0), torch.zeros(4, dtype=torch.int64))
     assert (float(found[0]), float(found[1])) == (mean, weight)
-
-
-def _dense_only(outputs: Tensor, targets: Tensor) -> Tensor:
-    return -(targets * outputs.log_softmax(1)).sum(1).mean()
-
-
-@pytest.mark.parametrize(
-    ("loss", "accepts", "dense"),
-    [(nn.CrossEntropyLoss(), None, False), (_dense_only, {"dense"}, True), (_dense_only, {"index", "dense"}, False)],
-)
-def test_evaluation_targets_are_what_the_loss_takes(
-    loss: Callable[[Tensor, Tensor], Tensor], accepts: set[str] | None, dense: bool
-) -> None:
-    plan = cp.compose([], loss=loss, loss_accepts=accepts, task="multiclass", num_classes=3)
-    targets = evaluation_targets(plan, torch.zeros(2, 1, 2, 2), torch.tensor([2, 0]))
-    assert targets.tolist() == ([[0, 0, 1], [1, 0, 0]] if dense else [2, 0])
