@@ -115,7 +115,34 @@ def ema() -> None:
     print(f"{'an evaluation':22} {milliseconds(evaluation):6.1f} ms, {memory.peak / weights:.2f} x the weights more")
 
 
+def steps() -> None:
+    """Print what methods of the step add to it on a ResNet-50, where its passes and the optimizer cost nothing."""
+    model = ResNet50().build(DataSpec("multiclass", "normalized", SHAPE, CLASSES))
+    gradients = [torch.randn_like(parameter) for parameter in model.parameters()]
+    inputs, targets = torch.randn(1, 1, 1, 1), torch.zeros(1, dtype=torch.int64)
+
+    def closure() -> torch.Tensor:
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        return torch.zeros(())
+
+    for name in ("sam", "gradient_clipping", {"name": "swa", "start": "0ba"}):
+        plan = cp.compose([name], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=CLASSES)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        engine = cp.Engine(plan, model=model, optimizer=optimizer, update=lambda: None)
+
+        def step(number: int, engine: cp.Engine = engine) -> None:
+            with engine.batch(inputs, targets):
+                engine.step(closure)
+
+        with Memory() as memory:
+            step(0)
+        weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+        print(f"{plan.order[0]:22} {milliseconds(step):6.1f} ms, at most {memory.peak / weights:.2f} x the weights more")
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     batch_methods()
     ema()
+    steps()

@@ -97,9 +97,12 @@ ALGORITHM_NAMES = {
     "CutMix": "cutmix",
     "CutOut": "cutout",
     "EMA": "ema",
+    "GradientClipping": "gradient_clipping",
     "LabelSmoothing": "label_smoothing",
     "MixUp": "mixup",
     "OneOf": "one_of",
+    "SAM": "sam",
+    "SWA": "swa",
 }
 
 FUNCTIONS: dict[str, str] = {

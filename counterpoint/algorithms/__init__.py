@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from counterpoint.algorithms.cutmix import CutMix
     from counterpoint.algorithms.cutout import CutOut
     from counterpoint.algorithms.ema import EMA
+    from counterpoint.algorithms.gradient_clipping import GradientClipping
     from counterpoint.algorithms.label_smoothing import LabelSmoothing
     from counterpoint.algorithms.mixup import MixUp
     from counterpoint.algorithms.one_of import OneOf
+    from counterpoint.algorithms.sam import SAM
+    from counterpoint.algorithms.swa import SWA
 
-__all__ = ["EMA", "CutMix", "CutOut", "LabelSmoothing", "MixUp", "OneOf"]
+__all__ = ["EMA", "SAM", "SWA", "CutMix", "CutOut", "GradientClipping", "LabelSmoothing", "MixUp", "OneOf"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -25,8 +28,11 @@ __getattr__, __dir__ = lazy_names(
         "counterpoint.algorithms.cutmix": ("CutMix",),
         "counterpoint.algorithms.cutout": ("CutOut",),
         "counterpoint.algorithms.ema": ("EMA",),
+        "counterpoint.algorithms.gradient_clipping": ("GradientClipping",),
         "counterpoint.algorithms.label_smoothing": ("LabelSmoothing",),
         "counterpoint.algorithms.mixup": ("MixUp",),
         "counterpoint.algorithms.one_of": ("OneOf",),
+        "counterpoint.algorithms.sam": ("SAM",),
+        "counterpoint.algorithms.swa": ("SWA",),
     },
 )

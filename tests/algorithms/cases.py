@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
+from counterpoint.algorithms import EMA, SAM, SWA, CutMix, CutOut, GradientClipping, LabelSmoothing, MixUp, OneOf
 from counterpoint.core import Algorithm
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
 Draws = Mapping[str, Any]
+Gradient = Callable[[Mapping[str, Array]], dict[str, Array]]
 ALL_TASKS = ("multiclass", "segmentation", "multilabel", "regression")
 FLOATING = ("image", "unit", "normalized")
 IMAGES = (*FLOATING, "bytes")
@@ -53,7 +55,20 @@ class WeightsCase:
     tasks: tuple[str, ...] = ALL_TASKS
 
 
-Case = EditCase | WeightsCase
+@dataclass(frozen=True)
+class StepCase:
+    """A method that changes the gradient which the optimizer uses.
+
+    ``reference(gradient, weights)`` takes a function from weights to the gradient of the batch's loss there, and the
+    weights before the step, all float64 by name, and returns the gradient that the optimizer must use.
+    """
+
+    algorithm: Algorithm[Any]
+    reference: Callable[[Gradient, Mapping[str, Array]], Mapping[str, Array]]
+    tasks: tuple[str, ...] = ALL_TASKS
+
+
+Case = EditCase | WeightsCase | StepCase
 
 
 def naive_mixup(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
@@ -140,6 +155,48 @@ def naive_average(
     return reference
 
 
+def naive_mean(start: Mapping[str, Array], trained: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    last = trained[-1]
+    return {
+        name: last[name] if last[name].dtype.kind == "i" else sum(values[name] for values in trained) / len(trained)
+        for name in start
+    }
+
+
+def length(tensors: Mapping[str, Array]) -> float:
+    return math.sqrt(sum(float(value) ** 2 for tensor in tensors.values() for value in tensor.flat))
+
+
+def naive_sam(rho: float, *, adaptive: bool = False) -> Callable[[Gradient, Mapping[str, Array]], Mapping[str, Array]]:
+    def reference(gradient: Gradient, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+        first = gradient(weights)
+        scale = {name: np.abs(weights[name]) if adaptive else np.ones_like(weights[name]) for name in weights}
+        norm = length({name: scale[name] * first[name] for name in weights})
+        return gradient({name: weights[name] + rho * scale[name] ** 2 * first[name] / norm for name in weights})
+
+    return reference
+
+
+def naive_norm_clipping(threshold: float) -> Callable[[Gradient, Mapping[str, Array]], Mapping[str, Array]]:
+    def reference(gradient: Gradient, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+        whole = gradient(weights)
+        factor = min(1.0, threshold / (length(whole) + 1e-6))
+        return {name: factor * part for name, part in whole.items()}
+
+    return reference
+
+
+def naive_value_clipping(threshold: float) -> Callable[[Gradient, Mapping[str, Array]], Mapping[str, Array]]:
+    def reference(gradient: Gradient, weights: Mapping[str, Array]) -> Mapping[str, Array]:
+        clipped = {name: part.copy() for name, part in gradient(weights).items()}
+        for part in clipped.values():
+            for place in np.ndindex(*part.shape):
+                part[place] = min(max(part[place], -threshold), threshold)
+        return clipped
+
+    return reference
+
+
 CASES: dict[str, tuple[Case, ...]] = {
     "mixup": (
         EditCase(MixUp(), naive_mixup),
@@ -176,6 +233,22 @@ CASES: dict[str, tuple[Case, ...]] = {
         WeightsCase(EMA(decay=0.9), naive_average(0.9, warmup=True)),
         WeightsCase(EMA(decay=0.0, warmup=False), naive_average(0.0, warmup=False)),
         WeightsCase(EMA(half_life=2, every=3, warmup=False), naive_average(0.5 ** (3 / 2), warmup=False)),
+    ),
+    "swa": (
+        WeightsCase(SWA(start="0ba"), naive_mean),
+        WeightsCase(SWA(start="3ba", every=2), naive_mean),
+    ),
+    "sam": (
+        StepCase(SAM(), naive_sam(0.05)),
+        StepCase(SAM(rho=2.0), naive_sam(2.0)),
+        StepCase(SAM(rho=0.0), naive_sam(0.0)),
+        StepCase(SAM(rho=0.5, adaptive=True), naive_sam(0.5, adaptive=True)),
+    ),
+    "gradient_clipping": (
+        StepCase(GradientClipping(), naive_norm_clipping(1.0)),
+        StepCase(GradientClipping(threshold=0.01), naive_norm_clipping(0.01)),
+        StepCase(GradientClipping(threshold=1e9), naive_norm_clipping(1e9)),
+        StepCase(GradientClipping(by="value", threshold=0.02), naive_value_clipping(0.02)),
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import counterpoint as cp
 from counterpoint.core import Algorithm
 from counterpoint.plugins import ALGORITHMS
 from tests.algorithms.batches import SHAPE, bits, dense, images, plan_for, run, targets
-from tests.algorithms.cases import CASES, Case, EditCase, WeightsCase, without_a_case
+from tests.algorithms.cases import CASES, Array, Case, EditCase, StepCase, WeightsCase, without_a_case
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SEGMENTATION_AND_MULTICLASS = ("multiclass", "segmentation")
@@ -23,7 +24,7 @@ def shipped() -> list[str]:
     return [entry.name for entry in ALGORITHMS.entries() if entry.package == "counterpoint"]
 
 
-def params(kind: type[EditCase] | type[WeightsCase]) -> list[Any]:
+def params(kind: type[Case]) -> list[Any]:
     return [
         pytest.param(case, id=f"{name}-{number}")
         for name, cases in CASES.items()
@@ -34,7 +35,8 @@ def params(kind: type[EditCase] | type[WeightsCase]) -> list[Any]:
 
 edit_cases = pytest.mark.parametrize("case", params(EditCase))
 weights_cases = pytest.mark.parametrize("case", params(WeightsCase))
-every_case = pytest.mark.parametrize("case", [*params(EditCase), *params(WeightsCase)])
+step_cases = pytest.mark.parametrize("case", params(StepCase))
+every_case = pytest.mark.parametrize("case", [*params(EditCase), *params(WeightsCase), *params(StepCase)])
 
 
 def changed(algorithm: Algorithm[Any], **settings: Any) -> Algorithm[Any]:
@@ -346,3 +348,66 @@ def schedule_covers(algorithm: Algorithm[Any], step: int) -> bool:
     start = round(algorithm.start.value * scale[algorithm.start.unit])
     end = None if algorithm.end is None else round(algorithm.end.value * scale[algorithm.end.unit])
     return algorithm.p == 1 and step >= start and (end is None or step < end) and (step - start) % algorithm.every == 0
+
+
+def softmax_gradient(inputs: Array, rows: Array) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """Return the gradient of the mean cross-entropy of a linear model, by hand: inputs (N, F), dense targets (N, C)."""
+
+    def gradient(weights: Mapping[str, Array]) -> dict[str, Array]:
+        logits = inputs @ weights["weight"].T + weights["bias"]
+        powers = np.exp(logits - logits.max(1, keepdims=True))
+        error = (powers / powers.sum(1, keepdims=True) - rows) / len(rows)
+        return {"weight": error.T @ inputs, "bias": error.sum(0)}
+
+    return gradient
+
+
+@step_cases
+class TestStepsAgainstTheReference:
+    def trained(self, case: StepCase, parts: int = 1, **settings: Any) -> None:
+        """Compare three steps of SGD, in ``parts`` microbatches, with a loop in NumPy that has no torch in it."""
+        algorithm = changed(case.algorithm, **settings)
+        torch.manual_seed(0)
+        model = nn.Linear(105, 4).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        plan = plan_for([algorithm], contract="always", microbatches=parts)
+        engine = cp.Engine(plan, model=model, optimizer=optimizer)
+        weights = values(model)
+        for step in range(3):
+            x, y = images(6 + step, torch.float64), targets(6 + step)
+            with engine.batch(x, y) as batch:
+                given = list(zip(batch.inputs.flatten(1).chunk(parts), batch.targets.chunk(parts), strict=True))
+
+                def closure(given: list[tuple[Tensor, Tensor]] = given, size: int = len(x)) -> Tensor:
+                    total = torch.zeros((), dtype=torch.float64)
+                    for inputs, wanted in given:
+                        loss = plan.loss(model(inputs), wanted) * len(wanted) / size
+                        loss.backward()
+                        total += loss.detach()
+                    return total
+
+                engine.step(closure)
+            gradient = softmax_gradient(x.flatten(1).numpy(), dense(y))
+            acts = schedule_covers(algorithm, step)
+            used = case.reference(gradient, weights) if acts else gradient(weights)
+            weights = {name: weights[name] - 0.5 * used[name] for name in weights}
+        for name, value in values(model).items():
+            np.testing.assert_allclose(value, weights[name], rtol=0, atol=1e-13, err_msg=name)
+
+    @pytest.mark.parametrize("parts", [1, 2, 3])
+    def test_in_microbatches(self, case: StepCase, parts: int) -> None:
+        self.trained(case, parts)
+
+    def test_schedules(self, case: StepCase) -> None:
+        self.trained(case, start="1ba", end="2ba")
+        self.trained(case, every=2)
+        self.trained(case, p=0.0)
+
+    def test_it_needs_an_engine_and_leaves_batches_alone(self, case: StepCase) -> None:
+        plan = plan_for([case.algorithm])
+        with pytest.raises(cp.EngineRequiredError, match=case.algorithm.identity):
+            plan(images(2), targets(2), step=0)
+        x, y = images(3), targets(3)
+        with cp.Engine(plan, model=nn.Linear(2, 2)).batch(x, y) as batch:
+            assert batch.inputs is x
+            assert batch.targets is y

@@ -1,0 +1,40 @@
+"""Gradient clipping: bound the gradient before the optimizer uses it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+
+from counterpoint.algorithms.optimized import optimized
+from counterpoint.core import Algorithm, Event, Scope, before
+
+__all__ = ["GradientClipping"]
+
+
+class GradientClipping(Algorithm[None], name="gradient_clipping"):
+    """Bound the gradient before each update: its norm, or each of its values.
+
+    By ``norm``, all gradients together are scaled by ``min(1, threshold / (norm + 1e-6))``, where ``norm`` is the
+    Euclidean norm over all parameters that the optimizer holds. By ``value``, each value is moved between
+    ``-threshold`` and ``threshold``. It sees the gradient of the whole device batch, however many microbatches made it.
+
+    >>> GradientClipping(by="value", threshold=0.5).by
+    'value'
+
+    Pascanu, Mikolov and Bengio, On the Difficulty of Training Recurrent Neural Networks, ICML 2013,
+    https://arxiv.org/abs/1211.5063
+    """
+
+    by: Literal["norm", "value"] = Field(default="norm", description="what is bounded")
+    threshold: float = Field(default=1.0, gt=0, description="largest norm, or largest absolute value")
+
+    @before(Event.UPDATE, reads="optimizer", writes="gradients")
+    def clip(self, state: None, scope: Scope) -> None:
+        """Bound the gradient."""
+        parameters = optimized(scope.optimizer)
+        if self.by == "norm":
+            clip_grad_norm_(parameters, self.threshold)
+        else:
+            clip_grad_value_(parameters, self.threshold)
