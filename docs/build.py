@@ -1,6 +1,6 @@
 """Bring the documentation up to date with the code: ``python docs/build.py`` rewrites what is stale.
 
-Three things in it are made, and tests/docs checks that none is stale:
+Paths of pages may follow, to rewrite no others. Three things are made, and tests/docs checks that none is stale:
 
 - docs/methods/NAME.md, the card of a method, whose source is counterpoint/algorithms/cards/NAME.md;
 - in any page, what stands between ``<!-- made: NAME -->`` and ``<!-- end -->``;
@@ -15,7 +15,7 @@ import io
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -191,9 +191,12 @@ def _page(path: Path) -> str:
     return refreshed(path.read_text(encoding="utf-8"), str(path.relative_to(ROOT)))
 
 
-def main() -> None:
-    """Rewrite every page that is stale."""
+def main(chosen: Sequence[str]) -> None:
+    """Rewrite every page that is stale, of all pages or of those whose paths are given."""
+    paths = {Path(path).resolve() for path in chosen}
     for path, make in documents():
+        if paths and path not in paths:
+            continue
         text = make()
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
@@ -201,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
