@@ -69,7 +69,7 @@ class Trainer:
     ...     config = {"task": "multiclass", "data": "digits", "model": "mlp", "max_duration": "2ba", "run_dir": folder}
     ...     summary = Trainer({**config, "algorithms": ["mixup", "ema"]}).fit()  # doctest: +ELLIPSIS
     ...     summary.steps, summary.model_path.exists()
-    Plan ...
+    plan ...
     (2, True)
     """
 
