@@ -19,8 +19,23 @@ from torch import Tensor
 
 import counterpoint as cp
 import counterpoint.functional as CF
-from counterpoint.algorithms import EMA, SAM, SWA, CutMix, CutOut, GradientClipping, LabelSmoothing, MixUp, OneOf
+from counterpoint.algorithms import (
+    EMA,
+    SAM,
+    SWA,
+    CutMix,
+    CutOut,
+    GradientClipping,
+    LabelSmoothing,
+    ManifoldMixup,
+    MixUp,
+    Normalize,
+    OneOf,
+    SelectiveBackprop,
+)
+from counterpoint.algorithms.blurpool import replace_strided
 from counterpoint.algorithms.ema import decay_at
+from counterpoint.algorithms.trivial_augment import OPERATIONS, SPACES, magnitudes
 
 PICTURES = Path(__file__).parent / "methods" / "pictures"
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#718096"
@@ -302,6 +317,103 @@ def gradient_clipping() -> None:
     save(figure, "gradient_clipping")
 
 
+def normalize() -> None:
+    """Draw how often each value occurs in digits as bytes, and when they are normalised."""
+    pixels = torch.from_numpy(load_digits().images / 16)
+    method = Normalize(mean=[pixels.mean().item()], std=[pixels.std().item()])
+    figure = Figure(figsize=(6.4, 2.4), layout="constrained")
+    images = (pixels * 255).round().to(torch.uint8)[:, None]
+    normalised = CF.normalize(images, method.mean, method.std)
+    for axes, values, title in zip(figure.subplots(1, 2), (images, normalised), ("bytes", "normalised"), strict=True):
+        levels, counts = values.double().unique(return_counts=True)
+        axes.bar(levels, counts / counts.sum(), width=0.6 * float(levels[1] - levels[0]), color=BLUE)
+        axes.axvline(values.double().mean(), color=ORANGE, label="mean")
+        axes.set(title=title, xlabel="value", ylabel="share of the pixels")
+        axes.legend(frameon=False)
+    save(figure, "normalize")
+
+
+def trivial_augment() -> None:
+    """Draw one digit under every operation, at two thirds of its strongest."""
+    digit = torch.nn.functional.interpolate(digits()[0][:1], size=(32, 32), mode="bicubic").clamp(0, 1)
+    digit = 0.1 + 0.7 * digit  # so that contrast and brightness can be seen
+    figure = Figure(figsize=(6.4, 3), layout="constrained")
+    strength, sign = torch.full((1,), 2 / 3, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for axes, (name, operation) in zip(figure.subplots(2, 7).flat, OPERATIONS.items(), strict=True):
+        magnitude = magnitudes(name, strength, sign, SPACES["wide"])
+        show(axes, operation(digit, magnitude)[0])
+        axes.set_title(name, fontsize=7.5)
+    save(figure, "trivial_augment")
+
+
+def blurpool() -> None:
+    """Draw max pooling of a signal and of its shift, with and without the blur."""
+    signal = torch.tensor([0.0, 0, 1, 1, 0, 0, 1, 1]).repeat(3)
+    figure = Figure(figsize=(6.4, 2.6), layout="constrained")
+    plain, blurred = torch.nn.MaxPool2d((1, 2)), torch.nn.Sequential(torch.nn.MaxPool2d((1, 2)))
+    replace_strided(blurred, padding="reflect")
+    for axes, pool, title in zip(
+        figure.subplots(1, 2, sharey=True), (plain, blurred), ("max pooling", "with a blur"), strict=True
+    ):
+        for shift, colour, label in ((0, GREY, "a signal"), (1, BLUE, "the same, shifted by 1")):
+            pooled = pool(signal.roll(shift).view(1, 1, 1, -1)).flatten()
+            axes.step(range(len(pooled)), pooled, color=colour, where="mid", label=label, lw=1.5)
+        axes.set(title=f"{title}, stride 2", xlabel="position", ylim=(-0.1, 1.5), yticks=[0, 1])
+        axes.legend(frameon=False, ncols=2, fontsize=7)
+    save(figure, "blurpool")
+
+
+def manifold_mixup() -> None:
+    """Draw hidden representations of digits in two units, before and after mixing."""
+    run = Run(lr=0.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(17)
+        hidden = torch.nn.Sequential(torch.nn.Linear(64, 2), torch.nn.Tanh())
+    rows = run.rest[(run.targets[run.rest] < 2).nonzero().flatten()[:24]]
+    points, targets = hidden(run.inputs[rows]).detach(), run.targets[rows].float()[:, None]
+    draws = ManifoldMixup(module="1").draw(cp.BatchSpec(len(rows), (64,), 2), cp.Rng(3, "picture"))
+    mixed, shares = CF.mixup(points, targets, draws.lam, draws.perm)
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    colours = mpl.colors.LinearSegmentedColormap.from_list("share", [BLUE, "#e2e8f0", ORANGE])
+    left.scatter(*points.T, c=targets.flatten(), cmap=colours, vmin=0, vmax=1, s=22)
+    for start, end in zip(points.tolist(), mixed.tolist(), strict=True):
+        right.plot(*zip(start, end, strict=True), color="#cbd5e0", lw=0.8, zorder=0)
+    right.scatter(*mixed.T, c=shares.flatten(), cmap=colours, vmin=0, vmax=1, s=22)
+    left.set(title="output of the layer, 0s and 1s", xlabel="unit 1", ylabel="unit 2")
+    right.set(title=f"mixed, lam = {float(draws.lam):.2f}", xlabel="unit 1")
+    save(figure, "manifold_mixup")
+
+
+def selective_backprop() -> None:
+    """Draw how often a sample is kept by the percentile of its loss, and the losses of one batch."""
+    figure = Figure(figsize=(6.4, 2.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    size, trials = 64, 4000
+    for keep, colour in ((0.5, BLUE), (0.25, ORANGE)):
+        method, counts = SelectiveBackprop(keep=keep), torch.zeros(size)
+        for trial in range(trials):
+            keys = method.draw(cp.BatchSpec(size, (64,), 10), cp.Rng(17, "picture", trial))
+            counts[CF.select_by_loss(torch.arange(size), keys, round(keep * size), method.sharpness)] += 1
+        left.plot((torch.arange(size) + 0.5) / size, counts / trials, color=colour, lw=1.2, label=f"keep: {keep}")
+    left.set(xlabel="percentile of the loss", ylabel="chance to be kept", ylim=(0, 1.05))
+    left.legend(frameon=False)
+    run = Run(lr=0.5)
+    for _ in range(50):
+        run.step()
+    rows, method = run.rest[:size], SelectiveBackprop()
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(run.model(run.inputs[rows]), run.targets[rows], reduction="none")
+    losses = losses.sort().values
+    keys = method.draw(cp.BatchSpec(size, (64,), 10), cp.Rng(17, "picture"))
+    kept = CF.select_by_loss(losses, keys, size // 2, method.sharpness)
+    right.scatter(range(size), losses, color="#cbd5e0", s=10, label="left out")
+    right.scatter(kept, losses[kept], color=BLUE, s=10, label="kept")
+    right.set(xlabel="sample, by its loss", ylabel="loss", yscale="log")
+    right.legend(frameon=False)
+    save(figure, "selective_backprop")
+
+
 def main() -> None:
     """Draw every picture."""
     mixing("mixup", MixUp(alpha=1.0), "blend")
@@ -313,6 +425,11 @@ def main() -> None:
     swa()
     sam()
     gradient_clipping()
+    normalize()
+    trivial_augment()
+    blurpool()
+    manifold_mixup()
+    selective_backprop()
     for path in sorted(PICTURES.glob("*.png")):
         print(f"{path.relative_to(Path.cwd())}: {path.stat().st_size / 1000:.1f} kB")
 

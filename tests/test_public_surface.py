@@ -100,9 +100,11 @@ ALGORITHM_NAMES = {
     "GradientClipping": "gradient_clipping",
     "LabelSmoothing": "label_smoothing",
     "MixUp": "mixup",
+    "Normalize": "normalize",
     "OneOf": "one_of",
     "SAM": "sam",
     "SWA": "swa",
+    "TrivialAugment": "trivial_augment",
 }
 
 FUNCTIONS: dict[str, str] = {
@@ -110,6 +112,7 @@ FUNCTIONS: dict[str, str] = {
     "cutout": "(inputs, boxes, *, fill=0.0)",
     "dense_targets": "(target, num_classes, *, ignore_index=-100, dtype=torch.float32)",
     "mixup": "(inputs, targets, lam, perm)",
+    "normalize": "(inputs, mean, std)",
     "smooth_labels": "(targets, smoothing)",
 }
 
@@ -134,7 +137,7 @@ METHODS: dict[Callable[..., Any], str] = {
     cp.Engine.state_dict: "(self)",
     cp.Algorithm.draw: "(self, batch, rng)",
     cp.Algorithm.init: "(self, model)",
-    cp.Trainer.__init__: "(self, config, *, model=None, train_data=None, eval_data=None, spec=None)",
+    cp.Trainer.__init__: "(self, config, *, model=None, train_data=None, eval_data=None, spec=None, model_inputs=None)",
 }
 
 SETTINGS = {"start": "0ba", "end": None, "every": 1, "p": 1.0, "after": (), "before": (), "id": None}

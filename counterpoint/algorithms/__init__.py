@@ -16,11 +16,25 @@ if TYPE_CHECKING:
     from counterpoint.algorithms.gradient_clipping import GradientClipping
     from counterpoint.algorithms.label_smoothing import LabelSmoothing
     from counterpoint.algorithms.mixup import MixUp
+    from counterpoint.algorithms.normalize import Normalize
     from counterpoint.algorithms.one_of import OneOf
     from counterpoint.algorithms.sam import SAM
     from counterpoint.algorithms.swa import SWA
+    from counterpoint.algorithms.trivial_augment import TrivialAugment
 
-__all__ = ["EMA", "SAM", "SWA", "CutMix", "CutOut", "GradientClipping", "LabelSmoothing", "MixUp", "OneOf"]
+__all__ = [
+    "EMA",
+    "SAM",
+    "SWA",
+    "CutMix",
+    "CutOut",
+    "GradientClipping",
+    "LabelSmoothing",
+    "MixUp",
+    "Normalize",
+    "OneOf",
+    "TrivialAugment",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -31,8 +45,10 @@ __getattr__, __dir__ = lazy_names(
         "counterpoint.algorithms.gradient_clipping": ("GradientClipping",),
         "counterpoint.algorithms.label_smoothing": ("LabelSmoothing",),
         "counterpoint.algorithms.mixup": ("MixUp",),
+        "counterpoint.algorithms.normalize": ("Normalize",),
         "counterpoint.algorithms.one_of": ("OneOf",),
         "counterpoint.algorithms.sam": ("SAM",),
         "counterpoint.algorithms.swa": ("SWA",),
+        "counterpoint.algorithms.trivial_augment": ("TrivialAugment",),
     },
 )

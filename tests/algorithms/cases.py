@@ -13,8 +13,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from counterpoint.algorithms import EMA, SAM, SWA, CutMix, CutOut, GradientClipping, LabelSmoothing, MixUp, OneOf
+from counterpoint.algorithms import (
+    EMA,
+    SAM,
+    SWA,
+    CutMix,
+    CutOut,
+    GradientClipping,
+    LabelSmoothing,
+    MixUp,
+    Normalize,
+    OneOf,
+    TrivialAugment,
+)
 from counterpoint.core import Algorithm
+from tests.algorithms.naive_images import NAIVE
 
 Array = NDArray[np.float64]
 Pair = tuple[Array, Array]
@@ -23,6 +36,7 @@ Gradient = Callable[[Mapping[str, Array]], dict[str, Array]]
 ALL_TASKS = ("multiclass", "segmentation", "multilabel", "regression")
 FLOATING = ("image", "unit", "normalized")
 IMAGES = (*FLOATING, "bytes")
+IMAGE_TASKS = ("multiclass", "multilabel", "regression")
 CLASS_TASKS = ("multiclass", "segmentation", "multilabel")
 
 
@@ -32,7 +46,8 @@ class EditCase:
 
     ``reference(inputs, targets, draws, task)`` takes float64 arrays, inputs (N, C, H, W) and targets dense, with the
     draws of the method by name, its own under ``""``. ``dense`` says whether it needs dense targets, ``tasks`` the
-    tasks it has a meaning for, ``inputs`` the kinds of input.
+    tasks it has a meaning for, ``inputs`` the kinds of input. ``gives`` says that it makes another kind of inputs, in
+    float32 at least, and so acts on every batch.
     """
 
     algorithm: Algorithm[Any]
@@ -40,6 +55,7 @@ class EditCase:
     tasks: tuple[str, ...] = ALL_TASKS
     inputs: tuple[str, ...] = FLOATING
     dense: bool = True
+    gives: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +141,32 @@ def naive_smoothing(smoothing: float) -> Callable[[Array, Array, Draws, str], Pa
             for label in range(rows.shape[-1]):
                 smooth[(*place, label)] = (1 - smoothing) * rows[(*place, label)] + smoothing / rows.shape[-1] * mass
         return inputs, np.moveaxis(smooth, -1, 1)
+
+    return reference
+
+
+def naive_normalizing(
+    mean: Sequence[float], std: Sequence[float], white: int
+) -> Callable[[Array, Array, Draws, str], Pair]:
+    def reference(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
+        x = np.empty_like(inputs)
+        for i, channel, row, column in np.ndindex(*x.shape):
+            own_mean, own_std = mean[channel % len(mean)], std[channel % len(std)]
+            x[i, channel, row, column] = (inputs[i, channel, row, column] / white - own_mean) / own_std
+        return x, targets
+
+    return reference
+
+
+def naive_augmenting(white: int) -> Callable[[Array, Array, Draws, str], Pair]:
+    def reference(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
+        x, seen = inputs.copy(), []
+        for operation, samples in draws[""].samples.items():
+            for place, i in enumerate(samples.tolist()):
+                x[i] = NAIVE[operation](inputs[i], float(draws[""].magnitudes[operation][place]), white)
+                seen.append(i)
+        assert sorted(seen) == list(range(len(x)))
+        return x, targets
 
     return reference
 
@@ -219,6 +261,33 @@ CASES: dict[str, tuple[Case, ...]] = {
         EditCase(LabelSmoothing(), naive_smoothing(0.1), CLASS_TASKS, inputs=(*IMAGES, "features")),
         EditCase(LabelSmoothing(smoothing=0.0), naive_smoothing(0.0), CLASS_TASKS),
         EditCase(LabelSmoothing(smoothing=1.0), naive_smoothing(1.0), CLASS_TASKS),
+    ),
+    "normalize": (
+        EditCase(
+            Normalize(mean=[0.5, 0.25, 0.6], std=[0.25, 0.5, 0.3]),
+            naive_normalizing([0.5, 0.25, 0.6], [0.25, 0.5, 0.3], 255),
+            inputs=("bytes",),
+            dense=False,
+            gives=True,
+        ),
+        EditCase(
+            Normalize(mean=[0.5, 0.25, 0.6], std=[0.4]),
+            naive_normalizing([0.5, 0.25, 0.6], [0.4], 1),
+            inputs=("unit",),
+            dense=False,
+            gives=True,
+        ),
+    ),
+    "trivial_augment": (
+        EditCase(TrivialAugment(), naive_augmenting(255), IMAGE_TASKS, inputs=("bytes",), dense=False),
+        EditCase(TrivialAugment(), naive_augmenting(1), IMAGE_TASKS, inputs=("unit",), dense=False),
+        EditCase(
+            TrivialAugment(space="standard", strengths=5),
+            naive_augmenting(255),
+            IMAGE_TASKS,
+            inputs=("bytes",),
+            dense=False,
+        ),
     ),
     "one_of": (
         EditCase(OneOf(algorithms=[MixUp(alpha=1.0), CutMix()]), naive_choice(mixup=naive_mixup, cutmix=naive_cutmix)),

@@ -223,7 +223,33 @@ def test_kinds_of_ones_own_inputs(inputs: Tensor, kind: str) -> None:
             return outputs
 
     data = TensorDataset(inputs, torch.zeros(8, dtype=torch.int64))
-    assert cp.Trainer(own_config(None), model=Flat(), train_data=data, eval_data=data).data.spec.inputs == kind
+    given = {"model": Flat(), "train_data": data, "eval_data": data}
+    assert cp.Trainer(own_config(None), **given, model_inputs={kind}).data.spec.inputs == kind
+    if kind == "bytes":
+        with pytest.raises(cp.CompositionError, match=r"give Trainer your model and model_inputs=\{'bytes'\}"):
+            cp.Trainer(own_config(None), **given)
+
+
+def test_bytes_are_normalised_for_the_model_in_training_and_evaluation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (64, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    labels = (images.float().mean((1, 2, 3)) > 127).long()
+    floats = images.double().sub(255 * 0.5).div(255 * 0.25).float()
+
+    def trained(inputs: Tensor, kind: str, *methods: object) -> tuple[dict[str, float], dict[str, Tensor]]:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+        with torch.no_grad():
+            model[1].weight.copy_(torch.linspace(-1, 1, 32).view(2, 16))
+            model[1].bias.zero_()
+        data, spec = TensorDataset(inputs, labels), DataSpec("multiclass", kind, (1, 4, 4), 2)
+        keys = own_config(None, algorithms=[*methods, "mixup"], max_duration="3ep")
+        summary = cp.Trainer(keys, model=model, train_data=data, eval_data=data, spec=spec).fit()
+        return summary.metrics, model.state_dict()
+
+    metrics, weights = trained(images, "bytes", {"name": "normalize", "mean": [0.5], "std": [0.25]})
+    wanted_metrics, wanted = trained(floats, "normalized")
+    assert metrics == pytest.approx(wanted_metrics, abs=1e-6)
+    torch.testing.assert_close(weights, wanted, rtol=0, atol=1e-6)
 
 
 def test_other_tasks() -> None:

@@ -1,0 +1,77 @@
+"""Normalize: subtract the mean of each channel and divide by its standard deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
+
+from counterpoint.core import Algorithm, Batch, Edit, Form, transform
+from counterpoint.core.errors import DataError
+from counterpoint.core.kinds import BYTES, NORMALIZED, UNIT, Axis
+
+__all__ = ["Normalize", "normalize"]
+
+
+def normalize(inputs: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Return ``(inputs - mean) / std`` for each channel, with bytes scaled to 0 to 1 before.
+
+    ``inputs`` is (N, C, H, W), uint8 from 0 to 255 or floating from 0 to 1. ``mean`` and ``std`` hold a number for each
+    channel, or one for all, in the scale from 0 to 1. The result is float32 for bytes, else of the dtype of ``inputs``.
+    Raises ``DataError`` for other dtypes and for numbers that are not as many as the channels.
+
+    >>> normalize(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), [0.5], [0.25])
+    tensor([[[[-2.,  2.]]]])
+    """
+    if inputs.dtype != torch.uint8 and not inputs.is_floating_point():
+        raise DataError(f"images to normalise are uint8 or floating, not {inputs.dtype}")
+    channels = inputs.shape[1]
+    for name, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) not in (1, channels):
+            raise DataError(
+                f"{name} holds {len(numbers)} numbers, and the images have {channels} channels: give one number for "
+                "each channel, or one for all"
+            )
+    scale = 1.0 if inputs.is_floating_point() else 255.0
+    values = inputs.to(torch.promote_types(inputs.dtype, torch.float32), copy=True)
+    centre, width = (values.new_tensor([scale * n for n in numbers]).view(-1, 1, 1) for numbers in (mean, std))
+    values.sub_(centre).div_(width)
+    return values.to(inputs.dtype) if inputs.is_floating_point() else values
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Normalize(Algorithm[None], name="normalize"):
+    """Subtract the mean of each channel and divide by its standard deviation, so that inputs are around 0.
+
+    It takes bytes (0 to 255) and unit images (0 to 1) and gives normalised ones; ``mean`` and ``std`` are in the scale
+    from 0 to 1 for both. It acts on every batch, in evaluation too, because a model takes one kind of inputs.
+
+    >>> Normalize(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]).mean
+    (0.485, 0.456, 0.406)
+    """
+
+    mean: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
+        min_length=1, description="mean of each channel, or one for all, of images from 0 to 1"
+    )
+    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_as_tuple)] = Field(
+        min_length=1, description="standard deviation of each channel, or one for all, of images from 0 to 1"
+    )
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Normalize:
+        if 1 != len(self.mean) != len(self.std) != 1:
+            raise ValueError(f"mean holds {len(self.mean)} numbers and std {len(self.std)}: give as many, or one")
+        return self
+
+    @transform(
+        inputs=Edit(frozenset({BYTES, UNIT}), gives=NORMALIZED, varies=frozenset({Axis.CHANNEL}), form=Form.AFFINE)
+    )
+    def apply(self, batch: Batch, draws: None) -> Batch:
+        """Normalise the inputs."""
+        return batch.with_inputs(normalize(batch.inputs, self.mean, self.std))

@@ -1,0 +1,96 @@
+"""Normalize: against float64, its place among the others, and that fills are meant in a known scale."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+import counterpoint as cp
+import counterpoint.functional as CF
+from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, Normalize
+from tests.algorithms.batches import bits, images, plan_for, targets
+from tests.algorithms.digits import engine_for, resumed, train
+
+METHOD = Normalize(mean=[0.1, 0.5, 0.9], std=[0.2, 0.3, 0.4])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_floats_keep_their_dtype(dtype: torch.dtype) -> None:
+    x = images(4, torch.float64, kind="unit").to(dtype)
+    edited = CF.normalize(x, METHOD.mean, METHOD.std)
+    assert edited.dtype == dtype
+    mean, std = (np.array(numbers)[:, None, None] for numbers in (METHOD.mean, METHOD.std))
+    wanted = (x.double().numpy() - mean) / std
+    np.testing.assert_allclose(edited.double().numpy(), wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_every_byte_comes_out_within_float32() -> None:
+    x = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    edited = CF.normalize(x, [0.485], [0.229])
+    assert edited.dtype == torch.float32
+    wanted = (np.arange(256) / 255 - 0.485) / 0.229
+    np.testing.assert_allclose(edited.flatten().double().numpy(), wanted, rtol=0, atol=3e-7)
+
+
+def test_wrong_numbers_and_dtypes_are_refused() -> None:
+    with pytest.raises(cp.DataError, match=r"mean holds 3 numbers, and the images have 1 channels"):
+        CF.normalize(torch.zeros(1, 1, 2, 2), [0.1, 0.2, 0.3], [1.0])
+    with pytest.raises(cp.DataError, match=r"std holds 2 numbers, and the images have 3 channels"):
+        CF.normalize(torch.zeros(1, 3, 2, 2), [0.1], [1.0, 1.0])
+    with pytest.raises(cp.DataError, match=r"uint8 or floating, not torch.int64"):
+        CF.normalize(torch.zeros(1, 1, 2, 2, dtype=torch.int64), [0.1], [1.0])
+    for settings in ({}, {"mean": [0.5]}, {"mean": [], "std": [1.0]}, {"mean": [0.5], "std": [0.0]}):
+        with pytest.raises(ValidationError):
+            Normalize.model_validate(settings)
+    with pytest.raises(ValidationError, match="mean holds 2 numbers and std 3"):
+        Normalize(mean=[0.1, 0.2], std=[1.0, 1.0, 1.0])
+
+
+def test_what_is_normalised_already_is_refused() -> None:
+    for kind in ("normalized", "image", "features"):
+        with pytest.raises(cp.CompositionError) as caught:
+            plan_for([METHOD], inputs=kind)
+        assert [fault.code for fault in caught.value.faults] == ["needs-unmet"]
+
+
+def test_a_fill_lives_in_the_scale_that_it_is_meant_in() -> None:
+    x, y = images(6, kind="bytes"), targets(6)
+    after = plan_for([CutOut(length=1.0, per_sample=False), METHOD], inputs="bytes")
+    assert after.order == ("normalize", "cutout")
+    before = plan_for([METHOD, CutOut(length=1.0, per_sample=False, fill=255, space="bytes")], inputs="bytes")
+    assert before.order == ("cutout", "normalize")
+    white = CF.normalize(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), METHOD.mean, METHOD.std)
+    plain = CF.normalize(x, METHOD.mean, METHOD.std)
+    for step in range(4):
+        for plan, constant in ((after, torch.zeros(3)), (before, white.flatten())):
+            edited, _ = plan(x, y, step=step)
+            hole = (edited != plain).any(1, keepdim=True).expand_as(edited)
+            assert hole.any()
+            assert torch.equal(edited[hole], constant.view(1, 3, 1, 1).expand_as(edited)[hole])
+
+
+def test_mixing_comes_after_it_and_the_list_does_not_matter() -> None:
+    x, y = images(5, kind="bytes"), targets(5)
+    first = None
+    for listed in permutations([METHOD, MixUp(), CutOut(), LabelSmoothing()]):
+        plan = plan_for(listed, inputs="bytes", contract="always", model_inputs={"normalized"})
+        assert plan.order.index("normalize") < plan.order.index("cutout") < plan.order.index("mixup")
+        result = [bits(part) for part in plan(x, y, step=2)]
+        first = first or result
+        assert result == first
+    pasted = plan_for([CutMix(), METHOD], inputs="bytes", contract="always")
+    swapped = plan_for([CutMix(before="normalize"), METHOD], inputs="bytes", contract="always")
+    assert (pasted.order[-2:], swapped.order[-2:]) == (("normalize", "cutmix"), ("cutmix", "normalize"))
+    assert [bits(part) for part in pasted(x, y, step=1)] == [bits(part) for part in swapped(x, y, step=1)]
+
+
+def test_it_trains_on_digits_and_resumes_bit_for_bit() -> None:
+    methods = (Normalize(mean=[0.305], std=[0.376]), CutOut(length=0.3), MixUp(p=0.5), EMA(half_life=5))
+    losses = train(engine_for(*methods), 56)
+    assert sum(losses[-8:]) < 0.7 * sum(losses[:8])
+    whole, parts = resumed(*methods, first=3, then=4)
+    assert whole == parts
