@@ -116,7 +116,8 @@ def _order_faults(
         else:
             message = f"{edge.reason}, so {earlier} must come before {later}, but also {way}"
             fix = f"leave out {earlier} or {later}"
-            yield Fault("cyclic-order", message, fix, (earlier, later), _event(nodes), (Drop(later),))
+            out = later if isinstance(nodes[edge.second].work, Member) else earlier
+            yield Fault("cyclic-order", message, fix, (earlier, later), _event(nodes), (Drop(out),))
     for pair in order.pairs if strict_order else ():
         if pair.outcome == "as listed":
             message = f"only the list puts {pair.first} before {pair.second}: {pair.reason}"

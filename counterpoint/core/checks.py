@@ -44,6 +44,11 @@ def _meaning(member: Member, facts: Facts, terms: Terms) -> Iterator[Fault]:
 
 
 def _references(member: Member, members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
+    for branch in member.branches:
+        if branch.algorithm.after or branch.algorithm.before:
+            message = f"{branch.identity} asks for an order, and the branches of {member.identity} are ordered as one"
+            fix = f"put its `after` and `before` on {member.identity}"
+            yield Fault("wish-impossible", message, fix, (member.identity, branch.identity), Event.BATCH)
     known = {other.identity for other in members}
     for key in ("after", "before"):
         wished: tuple[str, ...] = getattr(member.algorithm, key)

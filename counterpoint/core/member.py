@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -98,23 +99,25 @@ def _schedule(
     if end is not None and end <= start:
         message = f"{identity} would end at batch {end}, before or when it starts at batch {start}: it would never act"
         fix = f"give it an {terms.text('end', 'later than its start')}"
-        faults.append(Fault("empty-window", message, fix, (identity,), remedies=(Set(identity, {"end": None}),)))
+        remedies = () if "." in identity else (Set(identity, {"end": None}),)  # a branch is named by nobody outside
+        faults.append(Fault("empty-window", message, fix, (identity,), remedies=remedies))
         return None
     return Schedule(start, end, algorithm.every, algorithm.p)
 
 
 def _duplicates(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
-    seen: dict[str, int] = {}
-    for member in members:
-        seen[member.identity] = seen.get(member.identity, 0) + 1
-    for identity, count in seen.items():
+    identities = [member.identity for member in members]
+    for identity in dict.fromkeys(identities):
+        count = identities.count(identity)
         if count > 1:
+            free = (f"{identity}_{number}" for number in itertools.count(2))
+            ids = list(itertools.islice((name for name in free if name not in identities), count - 1))
             yield Fault(
                 "duplicate-id",
                 f"{count} methods of the list go by the name {identity!r}, so neither draws nor orders tell them apart",
-                f"give each an id of its own, as {terms.text('id', identity + '_2')}",
+                f"give each an id of its own, as {terms.text('id', ids[0])}",
                 (identity,),
-                remedies=(Set(identity, {"id": f"{identity}_2"}),),
+                remedies=tuple(Set(identity, {"id": name}) for name in ids),
             )
     for member in members:
         inner = [branch.algorithm.identity for branch in member.branches]

@@ -16,6 +16,8 @@ def mend(
 ) -> tuple[list[object], dict[str, Any]]:
     """Apply remedies to a list of algorithms and to the facts that were stated to ``compose``; both are given anew.
 
+    Raises ``LookupError`` where a remedy names nobody in the list.
+
     >>> from counterpoint.algorithms import CutMix, MixUp
     >>> from counterpoint.core.remedy import Choose
     >>> mend([MixUp(), CutMix()], {}, [Choose(("mixup", "cutmix"), "one_of")])[0]
@@ -40,4 +42,7 @@ def mend(
 
 
 def _last(listed: Sequence[Algorithm[Any]], identity: str) -> int:
-    return max(place for place, algorithm in enumerate(listed) if algorithm.identity == identity)
+    places = [place for place, algorithm in enumerate(listed) if algorithm.identity == identity]
+    if not places:
+        raise LookupError(f"no method of the list goes by the name {identity!r}")
+    return places[-1]
