@@ -142,6 +142,14 @@ def _hook_row(name: str, hook: HookEffect) -> str:
     return f"| `{name}` | hook {hook.phase.value} {hook.event.value}: {touched} | | | | | | {claims} |"
 
 
+def _methods() -> str:
+    lines = ["| name | in one line |", "| --- | --- |"]
+    for name in built_in():
+        summary = _summary(ALGORITHMS.load(name))
+        lines.append(f"| [`{name}`](methods/{name}.md) | {summary} |")
+    return "\n".join(lines)
+
+
 def _codes() -> str:
     return "\n".join(["| code | meaning |", "| --- | --- |", *(f"| [`{c}`](#{c}) | {CODES[c]} |" for c in CODES)])
 
@@ -155,9 +163,11 @@ def _settings(component: type[BaseModel]) -> str:
 
 
 def _components(found: Mapping[str, type[BaseModel]]) -> str:
-    first = {name: (component.__doc__ or "").partition("\n")[0] for name, component in found.items()}
-    summaries = {name: line.replace("``", "`") for name, line in first.items()}
-    return "\n\n".join(f"**`{name}`**: {summaries[name]}\n\n{_settings(found[name])}" for name in found)
+    return "\n\n".join(f"**`{name}`**: {_summary(found[name])}\n\n{_settings(found[name])}" for name in found)
+
+
+def _summary(component: type) -> str:
+    return (component.__doc__ or "").partition("\n")[0].replace("``", "`")
 
 
 def _registered(registry: Registry[Any]) -> str:
@@ -168,6 +178,7 @@ def _registered(registry: Registry[Any]) -> str:
 MAKERS: dict[str, Callable[[], str]] = {
     "declarations": _declarations,
     "codes": _codes,
+    "methods": _methods,
     "keys": lambda: _settings(RunConfig),
     "keys of every method": lambda: _settings(Algorithm),
     "data": lambda: _registered(DATASETS),

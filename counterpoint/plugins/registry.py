@@ -162,8 +162,8 @@ REGISTRIES: tuple[Registry[Any], ...] = (ALGORITHMS, LOSSES, MODELS, DATASETS)
 def entries() -> tuple[Entry, ...]:
     """Return everything registered, group by group, without importing any of it.
 
-    >>> [entry.name for entry in entries() if entry.package == "counterpoint"][:3]
-    ['cutmix', 'cutout', 'ema']
+    >>> [entry.group for entry in entries() if entry.name == "mixup"]
+    ['counterpoint.algorithms']
     """
     return tuple(entry for registry in REGISTRIES for entry in registry.entries())
 
