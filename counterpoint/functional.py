@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from counterpoint.algorithms.averaging import moving_average
+from counterpoint.algorithms.blurpool import blur2d, blur_kernel
 from counterpoint.algorithms.cutmix import cutmix
 from counterpoint.algorithms.cutout import cutout
 from counterpoint.algorithms.displace import affine, rotate, shear_x, shear_y, translate_x, translate_y
@@ -20,12 +21,15 @@ from counterpoint.algorithms.recolor import (
     solarize,
 )
 from counterpoint.algorithms.sam import sam_perturbation
+from counterpoint.algorithms.selective_backprop import select_by_loss
 from counterpoint.algorithms.trivial_augment import trivial_augment
 from counterpoint.core.conversions import dense_targets
 
 __all__ = [
     "affine",
     "auto_contrast",
+    "blur2d",
+    "blur_kernel",
     "brightness",
     "color",
     "contrast",
@@ -39,6 +43,7 @@ __all__ = [
     "posterize",
     "rotate",
     "sam_perturbation",
+    "select_by_loss",
     "sharpness",
     "shear_x",
     "shear_y",

@@ -94,25 +94,31 @@ NAMES = [
 ]
 
 ALGORITHM_NAMES = {
+    "BlurPool": "blurpool",
     "CutMix": "cutmix",
     "CutOut": "cutout",
     "EMA": "ema",
     "GradientClipping": "gradient_clipping",
     "LabelSmoothing": "label_smoothing",
+    "ManifoldMixup": "manifold_mixup",
     "MixUp": "mixup",
     "Normalize": "normalize",
     "OneOf": "one_of",
     "SAM": "sam",
     "SWA": "swa",
+    "SelectiveBackprop": "selective_backprop",
     "TrivialAugment": "trivial_augment",
 }
 
 FUNCTIONS: dict[str, str] = {
+    "blur2d": "(inputs, kernel, stride=(1, 1), *, padding=replicate)",
+    "blur_kernel": "(size)",
     "cutmix": "(inputs, targets, boxes, perm)",
     "cutout": "(inputs, boxes, *, fill=0.0)",
     "dense_targets": "(target, num_classes, *, ignore_index=-100, dtype=torch.float32)",
     "mixup": "(inputs, targets, lam, perm)",
     "normalize": "(inputs, mean, std)",
+    "select_by_loss": "(losses, keys, keep, beta)",
     "smooth_labels": "(targets, smoothing)",
 }
 

@@ -17,13 +17,16 @@ from counterpoint.algorithms import (
     EMA,
     SAM,
     SWA,
+    BlurPool,
     CutMix,
     CutOut,
     GradientClipping,
     LabelSmoothing,
+    ManifoldMixup,
     MixUp,
     Normalize,
     OneOf,
+    SelectiveBackprop,
     TrivialAugment,
 )
 from counterpoint.core import Algorithm
@@ -84,7 +87,15 @@ class StepCase:
     tasks: tuple[str, ...] = ALL_TASKS
 
 
-Case = EditCase | WeightsCase | StepCase
+@dataclass(frozen=True)
+class OwnCase:
+    """A method whose reference needs more than a batch or weights: test_NAME.py holds it."""
+
+    algorithm: Algorithm[Any]
+    tasks: tuple[str, ...] = ALL_TASKS
+
+
+Case = EditCase | WeightsCase | StepCase | OwnCase
 
 
 def naive_mixup(inputs: Array, targets: Array, draws: Draws, task: str) -> Pair:
@@ -240,6 +251,9 @@ def naive_value_clipping(threshold: float) -> Callable[[Gradient, Mapping[str, A
 
 
 CASES: dict[str, tuple[Case, ...]] = {
+    "blurpool": (OwnCase(BlurPool()),),
+    "selective_backprop": (OwnCase(SelectiveBackprop()),),
+    "manifold_mixup": (OwnCase(ManifoldMixup(module="0")),),
     "mixup": (
         EditCase(MixUp(), naive_mixup),
         EditCase(MixUp(alpha=1.0), naive_mixup),

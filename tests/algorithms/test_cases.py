@@ -14,7 +14,7 @@ import counterpoint as cp
 from counterpoint.core import Algorithm
 from counterpoint.plugins import ALGORITHMS
 from tests.algorithms.batches import SHAPE, bits, dense, images, plan_for, run, targets
-from tests.algorithms.cases import CASES, Array, Case, EditCase, StepCase, WeightsCase, without_a_case
+from tests.algorithms.cases import CASES, Array, Case, EditCase, OwnCase, StepCase, WeightsCase, without_a_case
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SEGMENTATION_AND_MULTICLASS = ("multiclass", "segmentation")
@@ -38,7 +38,9 @@ sometimes_cases = pytest.mark.parametrize("case", [one for one in params(EditCas
 always_cases = pytest.mark.parametrize("case", [one for one in params(EditCase) if one.values[0].gives])
 weights_cases = pytest.mark.parametrize("case", params(WeightsCase))
 step_cases = pytest.mark.parametrize("case", params(StepCase))
-every_case = pytest.mark.parametrize("case", [*params(EditCase), *params(WeightsCase), *params(StepCase)])
+every_case = pytest.mark.parametrize(
+    "case", [*params(EditCase), *params(WeightsCase), *params(StepCase), *params(OwnCase)]
+)
 
 
 def changed(algorithm: Algorithm[Any], **settings: Any) -> Algorithm[Any]:
