@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from counterpoint.core.mend import mend
 from counterpoint.core.run import edit
 from counterpoint.core.steps import BatchStep
 from counterpoint.core.wiring import judge
+from tests.laws.reference import expected_targets
 from tests.laws.strategy import Composition, Small
 
 STEPS = 3
@@ -47,6 +49,7 @@ def hold(case: Composition, tally: Tally) -> None:
         return
     trains(case, plan, tally)
     same_for_every_list(case, plan)
+    targets_are_the_composition(case, plan)
     draws_are_independent(case, plan)
     commuting_is_true(case, plan)
 
@@ -163,6 +166,19 @@ def same_for_every_list(case: Composition, plan: cp.Plan) -> None:
         other = cp.compose(listed, **case.facts)
         assert other.fingerprint == plan.fingerprint, f"{plan.order} and {other.order}"
         assert [tuple(map(bits, edited(other, case, step))) for step in range(STEPS)] == expected
+
+
+def targets_are_the_composition(case: Composition, plan: cp.Plan) -> None:
+    """Law 3: the targets that reach the loss are those that the formulas and the printed draws give."""
+    for step in range(STEPS):
+        expected = expected_targets(plan, case, step)
+        if expected is None:
+            return
+        got = edited(plan, case, step)[1]
+        if not got.is_floating_point():
+            assert torch.equal(got, case.targets(step))
+        else:
+            assert numpy.allclose(got.double().numpy(), expected, rtol=0, atol=1e-5), plan.order
 
 
 def draws_are_independent(case: Composition, plan: cp.Plan) -> None:
