@@ -111,7 +111,7 @@ ALGORITHM_NAMES = {
 }
 
 FUNCTIONS: dict[str, str] = {
-    "blur2d": "(inputs, kernel, stride=(1, 1), *, padding=replicate)",
+    "blur2d": "(inputs, kernel, stride=(1, 1), *, padding='replicate')",
     "blur_kernel": "(size)",
     "cutmix": "(inputs, targets, boxes, perm)",
     "cutout": "(inputs, boxes, *, fill=0.0)",
