@@ -5,7 +5,7 @@ from __future__ import annotations
 from counterpoint.algorithms.averaging import moving_average
 from counterpoint.algorithms.blurpool import blur2d, blur_kernel
 from counterpoint.algorithms.cutmix import cutmix
-from counterpoint.algorithms.cutout import cutout
+from counterpoint.algorithms.cutout import cutout, ignore_holes
 from counterpoint.algorithms.displace import affine, rotate, shear_x, shear_y, translate_x, translate_y
 from counterpoint.algorithms.label_smoothing import smooth_labels, smooth_multi_hot
 from counterpoint.algorithms.mixup import mixup
@@ -37,6 +37,7 @@ __all__ = [
     "cutout",
     "dense_targets",
     "equalize",
+    "ignore_holes",
     "mixup",
     "moving_average",
     "normalize",

@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from counterpoint.algorithms.boxes import clipped_boxes, inside
-from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
+from counterpoint.core import Algorithm, Batch, BatchSpec, Declaration, Edit, Form, Law, Rng, transform
 from counterpoint.core import kinds as K
-from counterpoint.core.effects import Declaration
+from counterpoint.core.errors import DataError
 
-__all__ = ["CutOut", "cutout"]
+__all__ = ["CutOut", "cutout", "ignore_holes"]
 
 
 def cutout(inputs: Tensor, boxes: Tensor, *, fill: float = 0.0) -> Tensor:
@@ -32,6 +32,21 @@ def cutout(inputs: Tensor, boxes: Tensor, *, fill: float = 0.0) -> Tensor:
     return inputs.masked_fill(_holes(inputs, boxes), fill)
 
 
+def ignore_holes(targets: Tensor, boxes: Tensor) -> Tensor:
+    """Let no position inside any of the boxes count: its row becomes all-zero.
+
+    ``targets`` is dense with a row for each pixel, (N, C, H, W); ``boxes`` is (N or 1, K, 4), int64 XYXY, ends
+    exclusive. Rows outside all boxes keep their bits. Raises ``DataError`` for targets of another form.
+
+    >>> ignore_holes(torch.ones(1, 1, 2, 2), torch.tensor([[[0, 0, 1, 2]]]))
+    tensor([[[[0., 1.],
+              [0., 1.]]]])
+    """
+    if not targets.is_floating_point() or targets.ndim != 4:
+        raise DataError(f"masks are dense, (N, C, H, W), not {targets.dtype} of shape {tuple(targets.shape)}")
+    return targets.masked_fill(_holes(targets, boxes), 0.0)
+
+
 def _holes(inputs: Tensor, boxes: Tensor) -> Tensor:
     return inside(boxes, *inputs.shape[-2:]).any(1, keepdim=True)
 
@@ -40,7 +55,8 @@ class CutOut(Algorithm[Tensor], name="cutout"):
     """Replace square regions of each image by a constant.
 
     Each of ``num_holes`` squares has the side ``int(length * min(H, W))`` and a centre that is uniform over the image,
-    so that a square is clipped where it crosses the border. Targets stay as they are.
+    so that a square is clipped where it crosses the border. Targets stay as they are, but for ``masks="ignore"``, which
+    lets the hidden pixels of a segmentation count no more.
 
     >>> CutOut(length=0.25, fill=0.5, space="unit").fill
     0.5
@@ -57,6 +73,10 @@ class CutOut(Algorithm[Tensor], name="cutout"):
         default=None, description="the scale in which fill is meant; by default that of the inputs, whatever it is"
     )
 
+    masks: Literal["keep", "ignore"] = Field(
+        default="keep", description="segmentation: whether the targets inside a hole stay, or are ignored"
+    )
+
     @model_validator(mode="after")
     def _check_fill(self) -> CutOut:
         if self.space == "bytes" and not self._is_byte:
@@ -70,11 +90,15 @@ class CutOut(Algorithm[Tensor], name="cutout"):
         return self.fill.is_integer() and 0 <= self.fill <= 255
 
     def declared(self) -> Declaration:
-        """Narrow the declaration to this fill, to images that can hold it, and to whether samples differ."""
+        """Narrow the declaration to this fill, to images that can hold it, and to what becomes of masks."""
         needs = K.IMAGES if self.space is None else frozenset(kind for kind in K.IMAGES if kind.name == self.space)
         needs = needs if self._is_byte else needs - {K.BYTES}
         varies = frozenset({K.Axis.SAMPLE, K.Axis.POSITION} if self.per_sample else {K.Axis.POSITION})
-        return self.declaration.refine("apply", K.Field.INPUTS, needs=needs, varies=varies, fills=self.fill)
+        declared = self.declaration.refine("apply", K.Field.INPUTS, needs=needs, varies=varies, fills=self.fill)
+        if self.masks == "keep":
+            return declared
+        ignoring = Edit(frozenset({K.DENSE}), varies=varies, form=Form.LINEAR, fills=0.0)
+        return declared.extend("apply", K.Field.TARGETS, ignoring).only("segmentation")
 
     def draw(self, batch: BatchSpec, rng: Rng) -> Tensor:
         """Draw the holes: boxes of shape (N or 1, num_holes, 4)."""
@@ -87,6 +111,16 @@ class CutOut(Algorithm[Tensor], name="cutout"):
     @transform(inputs=K.IMAGES, law=Law.FILL)
     def apply(self, batch: Batch, boxes: Tensor) -> Batch:
         """Fill the holes."""
+        if self.masks == "ignore":
+            batch = batch.with_targets(self._ignored(batch, boxes))
         if batch.writable:
             return batch.with_inputs(batch.inputs.masked_fill_(_holes(batch.inputs, boxes), self.fill))
         return batch.with_inputs(cutout(batch.inputs, boxes, fill=self.fill))
+
+    def _ignored(self, batch: Batch, boxes: Tensor) -> Tensor:
+        if batch.targets.shape[2:] != batch.inputs.shape[2:]:
+            raise DataError(
+                f"masks of shape {tuple(batch.targets.shape[2:])} do not lie on images of shape "
+                f"{tuple(batch.inputs.shape[2:])}: {self.identity} with masks='ignore' needs a target for each pixel"
+            )
+        return ignore_holes(batch.targets, boxes)

@@ -32,10 +32,15 @@ def check_members(
 
 
 def _meaning(member: Member, facts: Facts, terms: Terms) -> Iterator[Fault]:
-    tasks, smallest = member.algorithm.tasks, member.algorithm.min_batch
-    if tasks is not None and facts.task.name not in tasks:
-        message = f"{member.identity} has no meaning for {facts.task.name}; it has for {', '.join(sorted(tasks))}"
-        fix, drop = f"leave {member.identity} out", Drop(_listed(member))
+    smallest = member.algorithm.min_batch
+    for tasks, who, fix in (
+        (member.algorithm.tasks, member.identity, f"leave {member.identity} out"),
+        (member.declaration.tasks, f"{member.identity} as it is set", f"set {member.identity} otherwise"),
+    ):
+        if tasks is None or facts.task.name in tasks:
+            continue
+        message = f"{who} has no meaning for {facts.task.name}; it has for {', '.join(sorted(tasks))}"
+        drop = Drop(_listed(member))
         yield Fault("task-unsupported", message, fix, (member.identity,), Event.BATCH, (drop,))
     if facts.batch_size is not None and facts.batch_size < smallest:
         message = f"{member.identity} needs batches of at least {smallest}, and batch_size is {facts.batch_size}"

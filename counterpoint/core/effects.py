@@ -174,10 +174,14 @@ class HookEffect:
 
 @dataclass(frozen=True)
 class Declaration:
-    """Everything that an algorithm declares."""
+    """Everything that an algorithm declares.
+
+    ``tasks`` are those for which an instance has a meaning, where its settings leave fewer than its class has.
+    """
 
     transforms: tuple[TransformEffect, ...] = ()
     hooks: tuple[HookEffect, ...] = ()
+    tasks: frozenset[str] | None = None
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -197,6 +201,19 @@ class Declaration:
                 for t in self.transforms
             ),
         )
+
+    def extend(self, method: str, part: Field, edit: Edit) -> Declaration:
+        """Return this declaration with an edit of one more field, which an instance makes by its settings."""
+        return replace(
+            self,
+            transforms=tuple(
+                replace(t, edits={**t.edits, part: edit}) if t.method == method else t for t in self.transforms
+            ),
+        )
+
+    def only(self, *tasks: str) -> Declaration:
+        """Return this declaration for an instance that by its settings has a meaning for these tasks alone."""
+        return replace(self, tasks=frozenset(tasks))
 
     def claim(self, **amounts: float) -> Declaration:
         """Return this declaration with the amount that an instance takes of its slots; one keyword for each method."""

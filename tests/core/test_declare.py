@@ -121,3 +121,26 @@ def test_the_name_follows_the_class_unless_it_is_stated() -> None:
     assert BlurPoolLike().identity == "blur_pool_like"
     assert MixUp(id="second").identity == "second"
     assert MixUp.name == "mixup"
+
+
+def test_an_instance_may_edit_one_more_field_and_have_a_meaning_for_fewer_tasks() -> None:
+    class Flagging(cp.Algorithm[None], name="flagging"):
+        flag: bool = False
+
+        def declared(self) -> cp.Declaration:
+            if not self.flag:
+                return self.declaration
+            edit = cp.Edit(frozenset({cp.DENSE}), form=cp.Form.LINEAR, fills=0.0)
+            return self.declaration.extend("apply", cp.Field.TARGETS, edit).only("segmentation")
+
+        @cp.transform(inputs=cp.IMAGES, law=cp.Law.FILL)
+        def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return batch
+
+    facts = {"num_classes": 3, "inputs": "unit"}
+    assert cp.compose([Flagging()], task="multiclass", **facts).order == ("flagging",)
+    assert cp.compose([Flagging(flag=True)], task="segmentation", **facts).order == ("dense_targets", "flagging")
+    with pytest.raises(cp.CompositionError, match="flagging as it is set has no meaning for multiclass") as caught:
+        cp.compose([Flagging(flag=True)], task="multiclass", **facts)
+    assert [fault.code for fault in caught.value.faults] == ["task-unsupported"]
+    assert set(Flagging.declaration.transforms[0].edits) == {cp.Field.INPUTS}
