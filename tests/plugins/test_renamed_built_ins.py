@@ -21,7 +21,7 @@ GROUP = "counterpoint.algorithms"
 BUILT_IN = {entry.name: entry.value for entry in ALGORITHMS.entries() if entry.package == "counterpoint"}
 RENAMED = {
     name: letter + "q" * (len(name) - 2) + letter
-    for name, letter in zip(sorted(BUILT_IN), reversed(ascii_lowercase), strict=False)
+    for name, letter in zip(sorted(BUILT_IN), reversed(ascii_lowercase.replace("q", "")), strict=False)
 }
 
 
