@@ -273,7 +273,7 @@ class TestEntryPoints:
         points = importlib.metadata.distribution("counterpoint").entry_points
         names = {group: {point.name for point in points.select(group=group)} for group in GROUPS}
         assert names["counterpoint.algorithms"] >= set(ALGORITHM_NAMES.values())
-        assert names["counterpoint.losses"] >= {"bce", "cross_entropy", "mse"}
+        assert names["counterpoint.losses"] >= {"bce", "cross_entropy", "focal", "kl", "l1", "mse", "nll"}
         assert names["counterpoint.models"] >= {"mlp", "resnet18", "resnet50", "small_cnn"}
         assert names["counterpoint.datasets"] >= {"digits", "image_folder"}
 

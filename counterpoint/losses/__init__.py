@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from counterpoint.losses.binary import binary_cross_entropy, binary_cross_entropy_with_logits
 from counterpoint.losses.cross_entropy import dense_cross_entropy
-from counterpoint.losses.registered import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
-from counterpoint.losses.regression import squared_error
+from counterpoint.losses.focal import BinaryFocalLoss, FocalLoss, binary_focal_loss, focal_loss
+from counterpoint.losses.kl import kl_divergence
+from counterpoint.losses.nll import dense_nll
+from counterpoint.losses.registered import (
+    BinaryCrossEntropy,
+    BinaryFocal,
+    CrossEntropy,
+    Focal,
+    KLDivergence,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    NegativeLogLikelihood,
+)
+from counterpoint.losses.regression import absolute_error, squared_error
 from counterpoint.losses.resolve import Loss, resolve_loss
 
 __all__ = [
     "BinaryCrossEntropy",
+    "BinaryFocal",
+    "BinaryFocalLoss",
     "CrossEntropy",
+    "Focal",
+    "FocalLoss",
+    "KLDivergence",
     "Loss",
+    "MeanAbsoluteError",
     "MeanSquaredError",
+    "NegativeLogLikelihood",
+    "absolute_error",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "binary_focal_loss",
     "dense_cross_entropy",
+    "dense_nll",
+    "focal_loss",
+    "kl_divergence",
     "resolve_loss",
     "squared_error",
 ]

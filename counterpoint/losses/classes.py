@@ -60,7 +60,7 @@ def total(targets: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
     return (weight.to(dtype)[indices.where(kept, 0)] * kept).sum()
 
 
-def mass(targets: Tensor, ignore_index: int) -> Tensor:
+def mass(targets: Tensor, ignore_index: int = -100) -> Tensor:
     """Return how much each position counts, (N, d1, ...): the sum of a dense row; 1 for an index, 0 if ignored."""
     if targets.is_floating_point():
         return targets.to(common_dtype(targets)).sum(1)

@@ -9,15 +9,28 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-__all__ = ["BinaryCrossEntropy", "CrossEntropy", "MeanSquaredError"]
+from counterpoint.losses.focal import BinaryFocalLoss, FocalLoss
+
+__all__ = [
+    "BinaryCrossEntropy",
+    "BinaryFocal",
+    "CrossEntropy",
+    "Focal",
+    "KLDivergence",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "NegativeLogLikelihood",
+]
 
 # Strict everywhere else, but a list in a config must become a tuple here.
 Weights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)]
 
 
-class _RegisteredLoss(BaseModel):
+class _Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
+
+class _RegisteredLoss(_Settings):
     reduction: Literal["mean", "sum"] = Field(
         default="mean", description="whether the losses of a batch are averaged or added"
     )
@@ -65,6 +78,76 @@ class BinaryCrossEntropy(_RegisteredLoss):
         )
 
 
+class NegativeLogLikelihood(_RegisteredLoss):
+    """Negative log-likelihood from log-probabilities, on class indices or class probabilities.
+
+    >>> NegativeLogLikelihood().build()
+    NLLLoss()
+    """
+
+    weight: Weights | None = Field(default=None, description="a factor for each class, 0 or above; none: all 1")
+    ignore_index: int = Field(default=-100, description="the class index whose positions do not count")
+
+    def build(self) -> nn.Module:
+        """Return a ``torch.nn.NLLLoss`` with these settings."""
+        return nn.NLLLoss(weight=_tensor(self.weight), ignore_index=self.ignore_index, reduction=self.reduction)
+
+
+class KLDivergence(_Settings):
+    """Kullback-Leibler divergence from log-probabilities, on class probabilities.
+
+    >>> KLDivergence().build()
+    KLDivLoss()
+    """
+
+    reduction: Literal["batchmean", "mean", "sum"] = Field(
+        default="batchmean",
+        description="what the sum of a batch is divided by: its samples, all its elements, or nothing",
+    )
+
+    def build(self) -> nn.Module:
+        """Return a ``torch.nn.KLDivLoss`` with these settings."""
+        return nn.KLDivLoss(reduction=self.reduction)
+
+
+class Focal(_RegisteredLoss):
+    """Focal loss of a softmax, from logits, on class indices or class probabilities.
+
+    >>> Focal(gamma=1.0).build()
+    FocalLoss()
+    """
+
+    gamma: float = Field(default=2.0, ge=0, description="how much less the likely classes count; 0 is cross-entropy")
+    weight: Weights | None = Field(default=None, description="a factor for each class, 0 or above; none: all 1")
+    ignore_index: int = Field(default=-100, description="the class index whose positions do not count")
+
+    def build(self) -> nn.Module:
+        """Return a ``counterpoint.losses.FocalLoss`` with these settings."""
+        return FocalLoss(
+            self.gamma, weight=_tensor(self.weight), ignore_index=self.ignore_index, reduction=self.reduction
+        )
+
+
+class BinaryFocal(_RegisteredLoss):
+    """Focal loss of a sigmoid for each label, from logits, on multi-hot targets.
+
+    >>> BinaryFocal(alpha=0.25).build()
+    BinaryFocalLoss()
+    """
+
+    gamma: float = Field(default=2.0, ge=0, description="how much less the likely labels count; 0: all alike")
+    alpha: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="factor of the positive part, of which the negative part has the rest; none: both have 1",
+    )
+
+    def build(self) -> nn.Module:
+        """Return a ``counterpoint.losses.BinaryFocalLoss`` with these settings."""
+        return BinaryFocalLoss(self.gamma, alpha=self.alpha, reduction=self.reduction)
+
+
 class MeanSquaredError(_RegisteredLoss):
     """Squared error, on continuous targets.
 
@@ -75,6 +158,18 @@ class MeanSquaredError(_RegisteredLoss):
     def build(self) -> nn.Module:
         """Return a ``torch.nn.MSELoss`` with these settings."""
         return nn.MSELoss(reduction=self.reduction)
+
+
+class MeanAbsoluteError(_RegisteredLoss):
+    """Absolute error (L1), on continuous targets.
+
+    >>> MeanAbsoluteError().build()
+    L1Loss()
+    """
+
+    def build(self) -> nn.Module:
+        """Return a ``torch.nn.L1Loss`` with these settings."""
+        return nn.L1Loss(reduction=self.reduction)
 
 
 def _tensor(values: Sequence[float] | None) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.kinds import TARGET_KINDS, Field, Kind, names
 from counterpoint.core.loss import LossSpec
-from counterpoint.losses import binary, cross_entropy, regression
+from counterpoint.losses import binary, cross_entropy, focal, kl, nll, regression
 
 __all__ = ["Loss", "resolve_loss"]
 
@@ -27,7 +27,12 @@ MODULES: dict[type[nn.Module], Callable[[Any], LossSpec]] = {
     nn.CrossEntropyLoss: cross_entropy.spec_of,
     nn.BCEWithLogitsLoss: binary.spec_of_logits,
     nn.BCELoss: binary.spec_of_probabilities,
-    nn.MSELoss: regression.spec_of,
+    nn.NLLLoss: nll.spec_of,
+    nn.KLDivLoss: kl.spec_of,
+    nn.MSELoss: regression.spec_of_squared,
+    nn.L1Loss: regression.spec_of_absolute,
+    focal.FocalLoss: focal.spec_of,
+    focal.BinaryFocalLoss: focal.spec_of_binary,
 }
 
 # A function, and the module that takes the same settings and computes the same.
@@ -36,15 +41,21 @@ FUNCTIONS: tuple[tuple[Callable[..., Tensor], type[nn.Module]], ...] = (
     (cross_entropy.cross_entropy, nn.CrossEntropyLoss),
     (functional.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss),
     (functional.binary_cross_entropy, nn.BCELoss),
+    (functional.nll_loss, nn.NLLLoss),
+    (functional.kl_div, nn.KLDivLoss),
     (functional.mse_loss, nn.MSELoss),
+    (functional.l1_loss, nn.L1Loss),
+    (focal.focal_loss, focal.FocalLoss),
+    (focal.binary_focal_loss, focal.BinaryFocalLoss),
 )
 
 
 def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -> LossSpec | None:
     """Describe a loss, or return ``None`` where it is unknown and nobody says what it accepts.
 
-    Known are, by exact type, ``torch.nn``'s ``CrossEntropyLoss``, ``BCEWithLogitsLoss``, ``BCELoss`` and
-    ``MSELoss``, and their functions in ``torch.nn.functional``, bare or in a ``functools.partial`` with settings.
+    Known are, by exact type, ``torch.nn``'s ``CrossEntropyLoss``, ``NLLLoss``, ``BCEWithLogitsLoss``, ``BCELoss``,
+    ``KLDivLoss``, ``MSELoss`` and ``L1Loss``, this package's ``FocalLoss`` and ``BinaryFocalLoss``, and the functions
+    that compute the same, bare or in a ``functools.partial`` with settings.
     They run in a form that is exact for every kind they accept; ``accepts`` can take kinds away from them, but adds
     none. Any other callable runs as it is, for the kinds that ``accepts`` names. Where a batch is run in parts, it
     is taken to be a mean over samples; give a ``LossSpec`` for a loss that is not, or that smooths targets itself.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from counterpoint.core.errors import ConfigError, DataError
 from counterpoint.core.kinds import DENSE, INDEX, SMOOTHING
 from counterpoint.losses.cross_entropy import cross_entropy, dense_cross_entropy, spec_of
 from tests.losses import naive
+from tests.losses.parts import value_and_gradient
 
 CLASSES = 5
 WEIGHTS = {"unweighted": None, "weighted": (0.5, 2.0, 1.0, 3.0, 0.25), "one zero weight": (0.5, 0.0, 1.0, 3.0, 0.25)}
@@ -40,17 +40,6 @@ def batch(shape: tuple[int, ...], ignore_index: int = -100) -> tuple[Tensor, Ten
 def module(weight: tuple[float, ...] | None = None, **settings: object) -> nn.CrossEntropyLoss:
     tensor = None if weight is None else torch.tensor(weight, dtype=torch.float64)
     return nn.CrossEntropyLoss(weight=tensor, **settings)
-
-
-def value_and_gradient(
-    loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor
-) -> tuple[Tensor, Tensor]:
-    leaf = logits.detach().clone().requires_grad_()
-    value = loss(leaf, targets)
-    # A different factor on each position's loss tells them apart in the gradient.
-    factors = torch.linspace(0.5, 2.0, value.numel(), dtype=value.dtype).reshape(value.shape)
-    (gradient,) = torch.autograd.grad(value, leaf, factors)
-    return value.detach(), gradient
 
 
 def assert_same(loss: nn.CrossEntropyLoss, logits: Tensor, indices: Tensor, tolerance: float = 1e-12) -> None:

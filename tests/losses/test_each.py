@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from counterpoint.core.errors import DataError
 from counterpoint.core.loss import LossSpec
-from counterpoint.losses import resolve_loss
+from counterpoint.losses import BinaryFocalLoss, FocalLoss, resolve_loss
 from tests.losses import naive
 
 CLASSES = 4
@@ -43,6 +43,10 @@ def sample_means(outputs: Tensor, dense: Tensor, single: Callable[[list[float], 
             masses.append(math.fsum(y))
         means.append(math.fsum(losses) / math.fsum(masses) if any(masses) else 0.0)
     return torch.tensor(means, dtype=torch.float64)
+
+
+def focal(p: float, y: float) -> float:
+    return -y * (1 - p) ** 2 * math.log(p) - (1 - y) * p**2 * math.log(1 - p)
 
 
 def indices(shape: tuple[int, ...]) -> Tensor:
@@ -79,16 +83,37 @@ def test_cross_entropy(
     torch.testing.assert_close(each(logits, mixed), sample_means(logits, mixed, single), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("gamma", [None, 2.0], ids=["nll", "focal"])
+def test_the_other_losses_over_classes(gamma: float | None, reduction: str, shape: tuple[int, ...]) -> None:
+    outputs, targets = normal(shape[0], CLASSES, *shape[1:]).log_softmax(1), indices(shape)
+    weight = torch.tensor(WEIGHT, dtype=torch.float64)
+    loss = nn.NLLLoss(weight, reduction=reduction) if gamma is None else FocalLoss(weight=weight, reduction=reduction)
+
+    def single(row: list[float], y: list[float]) -> float:
+        powers = [1.0 if gamma is None else (1 - math.exp(x)) ** gamma for x in row]
+        return -math.fsum(w * t * f * x for w, t, f, x in zip(WEIGHT, y, powers, row, strict=True))
+
+    rows = naive.dense_rows(targets, CLASSES)
+    for given in (targets, rows):
+        torch.testing.assert_close(
+            each_of(loss)(outputs, given), sample_means(outputs, rows, single), rtol=0, atol=1e-12
+        )
+
+
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("shape", [(5,), (5, CLASSES), (5, 3, CLASSES)])
 @pytest.mark.parametrize(
     ("make", "single"),
     [
         (nn.MSELoss, lambda o, y: (o - y) ** 2),
+        (nn.L1Loss, lambda o, y: abs(o - y)),
         (nn.BCELoss, lambda o, y: -(y * math.log(o) + (1 - y) * math.log(1 - o))),
         (nn.BCEWithLogitsLoss, lambda o, y: math.log1p(math.exp(-o)) * y + math.log1p(math.exp(o)) * (1 - y)),
+        (BinaryFocalLoss, lambda o, y: focal(1 / (1 + math.exp(-o)), y)),
     ],
-    ids=["mse", "bce", "bce_with_logits"],
+    ids=["mse", "l1", "bce", "bce_with_logits", "binary_focal"],
 )
 def test_elements_of_a_sample_are_averaged(
     make: Callable[..., nn.Module], single: Callable[[float, float], float], shape: tuple[int, ...], reduction: str
@@ -116,6 +141,11 @@ LOSSES = {
     "bce": nn.BCELoss(),
     "bce_with_logits": nn.BCEWithLogitsLoss(),
     "mse": nn.MSELoss(),
+    "nll": nn.NLLLoss(),
+    "kl": nn.KLDivLoss(reduction="batchmean"),
+    "l1": nn.L1Loss(),
+    "focal": FocalLoss(),
+    "binary_focal": BinaryFocalLoss(),
 }
 
 

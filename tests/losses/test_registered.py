@@ -5,9 +5,37 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from counterpoint.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError, resolve_loss
+from counterpoint.losses import (
+    BinaryCrossEntropy,
+    BinaryFocal,
+    BinaryFocalLoss,
+    CrossEntropy,
+    Focal,
+    FocalLoss,
+    KLDivergence,
+    MeanAbsoluteError,
+    MeanSquaredError,
+    NegativeLogLikelihood,
+    resolve_loss,
+)
+from counterpoint.plugins import LOSSES
 
-CLASSES = (BinaryCrossEntropy, CrossEntropy, MeanSquaredError)
+NAMES = {
+    "bce": BinaryCrossEntropy,
+    "binary_focal": BinaryFocal,
+    "cross_entropy": CrossEntropy,
+    "focal": Focal,
+    "kl": KLDivergence,
+    "l1": MeanAbsoluteError,
+    "mse": MeanSquaredError,
+    "nll": NegativeLogLikelihood,
+}
+CLASSES = tuple(NAMES.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_names_of_the_losses(name: str) -> None:
+    assert LOSSES.load(name) is NAMES[name]
 
 
 def test_cross_entropy_is_built_as_written() -> None:
@@ -30,10 +58,33 @@ def test_binary_cross_entropy_is_built_as_written() -> None:
     assert loss.reduction == "sum"
 
 
-def test_squared_error_is_built_as_written() -> None:
-    loss = MeanSquaredError(reduction="sum").build()
-    assert type(loss) is nn.MSELoss
+@pytest.mark.parametrize(
+    ("config", "module"),
+    [(MeanSquaredError, nn.MSELoss), (MeanAbsoluteError, nn.L1Loss), (KLDivergence, nn.KLDivLoss)],
+)
+def test_losses_with_a_reduction_only_are_built_as_written(config: type[BaseModel], module: type[nn.Module]) -> None:
+    loss = config(reduction="sum").build()
+    assert type(loss) is module
     assert loss.reduction == "sum"
+
+
+@pytest.mark.parametrize(("config", "module"), [(NegativeLogLikelihood, nn.NLLLoss), (Focal, FocalLoss)])
+def test_losses_over_classes_are_built_as_written(config: type[BaseModel], module: type[nn.Module]) -> None:
+    loss = config.model_validate({"weight": [1, 0.5], "ignore_index": 255, "reduction": "sum"}).build()
+    assert type(loss) is module
+    assert torch.equal(loss.weight, torch.tensor([1.0, 0.5]))
+    assert (loss.ignore_index, loss.reduction) == (255, "sum")
+
+
+def test_focal_losses_are_built_as_written() -> None:
+    loss = BinaryFocal(gamma=1.5, alpha=0.25, reduction="sum").build()
+    assert type(loss) is BinaryFocalLoss
+    assert (loss.gamma, loss.alpha, loss.reduction) == (1.5, 0.25, "sum")
+    assert Focal(gamma=1.5).build().gamma == 1.5
+
+
+def test_the_default_of_kl_is_the_divergence_itself() -> None:
+    assert KLDivergence().build().reduction == "batchmean"
 
 
 @pytest.mark.parametrize("config", CLASSES)
@@ -42,7 +93,8 @@ def test_the_defaults_are_those_of_torch_and_known(config: type[BaseModel]) -> N
     plain = type(loss)()
     assert vars(loss).keys() == vars(plain).keys()
     assert loss.extra_repr() == plain.extra_repr()
-    assert loss.reduction == plain.reduction
+    if config is not KLDivergence:
+        assert loss.reduction == plain.reduction
     assert loss.state_dict() == plain.state_dict() == {}
     assert resolve_loss(loss) is not None
 
@@ -71,6 +123,15 @@ def test_the_defaults_are_those_of_torch_and_known(config: type[BaseModel]) -> N
         (BinaryCrossEntropy, {"label_smoothing": 0.1}, "label_smoothing"),
         (MeanSquaredError, {"reduction": "average"}, "reduction"),
         (MeanSquaredError, {"weight": [1.0]}, "weight"),
+        (MeanAbsoluteError, {"reduction": "batchmean"}, "reduction"),
+        (KLDivergence, {"reduction": "none"}, "reduction"),
+        (KLDivergence, {"log_target": True}, "log_target"),
+        (NegativeLogLikelihood, {"weight": [-1.0]}, "weight"),
+        (NegativeLogLikelihood, {"label_smoothing": 0.1}, "label_smoothing"),
+        (Focal, {"gamma": -1.0}, "gamma"),
+        (Focal, {"gamma": float("inf")}, "gamma"),
+        (Focal, {"alpha": 0.25}, "alpha"),
+        (BinaryFocal, {"alpha": 1.5}, "alpha"),
     ],
 )
 def test_wrong_settings_are_refused_by_key(config: type[BaseModel], settings: dict[str, object], key: str) -> None:

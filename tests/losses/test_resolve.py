@@ -12,7 +12,7 @@ import counterpoint.losses
 from counterpoint.core.errors import ConfigError
 from counterpoint.core.kinds import DENSE, IMAGE, INDEX, MULTI_HOT, REAL, SMOOTHING, Field, Kind
 from counterpoint.core.loss import LossSpec
-from counterpoint.losses import resolve_loss
+from counterpoint.losses import BinaryFocalLoss, FocalLoss, binary_focal_loss, focal_loss, resolve_loss
 from counterpoint.losses.cross_entropy import cross_entropy
 from tests.losses import naive
 
@@ -53,6 +53,16 @@ class Unhashable:
         (functional.binary_cross_entropy, {MULTI_HOT}),
         (nn.MSELoss(), {REAL}),
         (functional.mse_loss, {REAL}),
+        (nn.NLLLoss(), {INDEX, DENSE}),
+        (functional.nll_loss, {INDEX, DENSE}),
+        (nn.KLDivLoss(), {DENSE}),
+        (functional.kl_div, {DENSE}),
+        (nn.L1Loss(), {REAL}),
+        (functional.l1_loss, {REAL}),
+        (FocalLoss(), {INDEX, DENSE}),
+        (functools.partial(focal_loss, gamma=1.0), {INDEX, DENSE}),
+        (BinaryFocalLoss(), {MULTI_HOT}),
+        (binary_focal_loss, {MULTI_HOT}),
     ],
 )
 def test_known_losses(loss: Callable[..., Tensor], accepts: set[Kind]) -> None:
@@ -89,8 +99,8 @@ def test_a_partial_of_a_known_function_keeps_its_settings() -> None:
         OwnLoss().method,
         Weighted(label_smoothing=0.1),
         Unhashable(),
-        nn.L1Loss(),
-        functional.l1_loss,
+        nn.SmoothL1Loss(),
+        functional.smooth_l1_loss,
         functools.partial(own_loss),
         functools.partial(functional.mse_loss, weight=torch.ones(3)),  # the module has no such setting
         functools.partial(functional.mse_loss, torch.ones(3)),  # the outputs are bound already
@@ -125,11 +135,11 @@ def test_a_mean_over_samples_is_assumed_of_an_unknown_loss() -> None:
         (OwnLoss(), "OwnLoss"),
         (OwnLoss().method, "OwnLoss.method"),
         (Unhashable(), "Unhashable"),
-        (nn.L1Loss(), "L1Loss"),
+        (nn.SmoothL1Loss(), "SmoothL1Loss"),
     ],
 )
 def test_an_unknown_loss_is_named_by_where_it_is_defined(loss: Callable[..., Tensor], name: str) -> None:
-    module = "torch.nn.modules.loss" if name == "L1Loss" else own_loss.__module__
+    module = "torch.nn.modules.loss" if name == "SmoothL1Loss" else own_loss.__module__
     spec = resolve_loss(loss, accepts={"continuous"})
     assert spec is not None
     assert spec.name == f"{module}.{name}"

@@ -1,0 +1,108 @@
+"""Negative log-likelihood that is the same loss on dense targets as torch's is on class indices."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from counterpoint.core.kinds import DENSE, INDEX
+from counterpoint.core.loss import LossSpec
+from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
+from counterpoint.losses.classes import along_classes, each_sample, mass, reduced, require_dense, total
+
+__all__ = ["dense_nll", "nll", "spec_of"]
+
+NAME = "negative log-likelihood"
+
+
+def dense_nll(
+    outputs: Tensor, targets: Tensor, *, weight: Tensor | None = None, reduction: Reduction = "mean"
+) -> Tensor:
+    """Compute the negative log-likelihood of class probabilities, equal to torch's of the indices they stand for.
+
+    With class weights ``w``, a position's loss is ``sum(w * y * -outputs)``, and the mean is their sum over
+    ``sum(w * y)``. A row of zeros is an ignored position. A class of target 0 does not count, whatever its output.
+
+    Args:
+        outputs: log-probabilities, (N, C) or (N, C, d1, ...), any float dtype; computed in float32 at least.
+        targets: class probabilities of the same shape, float32 or float64.
+        weight: a factor for each class, (C).
+        reduction: ``"none"`` (N, d1, ...), ``"sum"`` or ``"mean"`` (a scalar; where everything is ignored it is
+            NaN, as in torch).
+
+    Raises:
+        DataError: the shapes differ, are too short, or do not fit ``weight``; a dtype is not one of the above.
+        ConfigError: ``reduction`` is none of the above.
+
+    >>> import torch
+    >>> log_p = torch.tensor([[0.5, 0.5], [0.2, 0.8], [0.1, 0.9]]).log()
+    >>> dense = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])  # the last position is ignored
+    >>> dense_nll(log_p, dense), functional.nll_loss(log_p, torch.tensor([0, 1, -100]))
+    (tensor(0.4581), tensor(0.4581))
+    """
+    require_dense(outputs, targets, weight, NAME)
+    dtype = common_dtype(outputs, targets)
+    dense = targets.to(dtype)
+    weighted = dense if weight is None else dense * along_classes(weight, dense)
+    # An output of a class that is absent takes no part, be it infinite or NaN: torch does not look at it either.
+    absent = dense == 0
+    losses = (-weighted * outputs.to(dtype)).masked_fill(absent, 0).sum(1).masked_fill(absent.all(1), 0)
+    return reduced(losses, weighted, reduction)
+
+
+def nll(
+    outputs: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Compute negative log-likelihood on class indices (by torch) or class probabilities, told apart by their dtype.
+
+    Args:
+        outputs: log-probabilities, (N, C) or (N, C, d1, ...).
+        targets: class indices, any integer dtype, (N) or (N, d1, ...), or class probabilities as ``dense_nll`` takes.
+        weight: a factor for each class, (C).
+        ignore_index: the class index whose positions do not count; dense targets have all-zero rows instead.
+        reduction: ``"none"``, ``"sum"`` or ``"mean"``.
+
+    Raises:
+        DataError: dense targets do not fit the outputs or ``weight``.
+        ConfigError: ``reduction`` is none of the above.
+
+    >>> import torch
+    >>> log_p = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).log()
+    >>> nll(log_p, torch.tensor([0, 1])), nll(log_p, torch.eye(2))
+    (tensor(0.4581), tensor(0.4581))
+    """
+    if targets.is_floating_point():
+        return dense_nll(outputs, targets, weight=weight, reduction=reduction)
+    checked = checked_reduction(reduction)
+    return functional.nll_loss(outputs, targets.long(), weight, ignore_index=ignore_index, reduction=checked)
+
+
+def spec_of(loss: nn.NLLLoss) -> LossSpec:
+    """Describe torch's module: right for class indices and, by the exact form above, for dense targets.
+
+    Its class weights are read at every call. The loss of each sample is as for cross-entropy.
+
+    >>> sorted(map(str, spec_of(nn.NLLLoss()).accepts))
+    ['dense', 'index']
+    """
+    reduction = checked_reduction(loss.reduction)
+    ignore_index = loss.ignore_index
+
+    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
+        return nll(outputs, targets, weight=loss.weight, ignore_index=ignore_index, reduction=reduction)
+
+    return LossSpec(
+        name=type(loss).__name__,
+        function=partial(run, reduction=reduction),
+        accepts=frozenset({INDEX, DENSE}),
+        ignore_index=ignore_index,
+        denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
+        each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
+    )
