@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from counterpoint.core import Algorithm, Event, Fault, Scope, before
 from counterpoint.core.errors import DataError
+from counterpoint.core.kinds import Claim, Slot
 
 __all__ = ["Blur2d", "BlurConv2d", "BlurMaxPool2d", "BlurPool", "Padding", "blur2d", "blur_kernel", "replace_strided"]
 
 Padding = Literal["replicate", "reflect", "zeros"]
+SUBSAMPLING = Claim(Slot("subsampling", "the second would find nothing that the first has not replaced"))
 
 
 def blur_kernel(size: int) -> Tensor:
@@ -213,7 +215,7 @@ class BlurPool(Algorithm[None], name="blurpool"):
             Event.SETUP,
         )
 
-    @before(Event.SETUP, writes="modules")
+    @before(Event.SETUP, writes="modules", claims=SUBSAMPLING)
     def replace(self, state: None, scope: Scope) -> None:
         """Put in the blurs."""
         replace_strided(

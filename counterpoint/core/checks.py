@@ -82,13 +82,22 @@ def _choice(member: Member) -> Iterator[Fault]:
 
 
 def _conditional(member: Member, terms: Terms) -> Iterator[Fault]:
+    always = {"start": "0ba", "end": None, "every": 1, "p": 1.0}
+    hooks = member.declaration.hooks
+    outside = bool(hooks) and not (member.declaration.transforms or any(hook.event.in_batch for hook in hooks))
+    if outside and not member.schedule.unconditional:
+        message = (
+            f"{member.identity} acts outside of batches alone, so its schedule ({member.schedule}) switches nothing"
+        )
+        fix = "leave out its start, end, every and p"
+        remedies = (Set(member.identity, always),)
+        yield Fault("schedule-unused", message, fix, (member.identity,), hooks[0].event, remedies)
     for leaf in member.leaves:
         gives = {edit.gives for effect in leaf.declaration.transforms for edit in effect.edits.values() if edit.gives}
         if gives and (member.branches or not leaf.schedule.unconditional):
             given = ", ".join(sorted(map(str, gives)))
             message = f"{leaf.identity} makes {given} of what it takes, and would be skipped on some batches"
             fix = "let it act on every batch: no start, end, every or p, and not within a choice"
-            always = {"start": "0ba", "end": None, "every": 1, "p": 1.0}
             remedy = Drop(member.identity) if member.branches else Set(member.identity, always)
             yield Fault("conditional-kind", message, fix, (leaf.identity,), Event.BATCH, (remedy,))
 

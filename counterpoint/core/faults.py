@@ -34,6 +34,7 @@ CODES = {
     "branch-order": "branches of a choice would need different orders",
     "branch-hook": "a branch of a choice has hooks, which cannot be chosen for a batch",
     "conditional-kind": "a method that is sometimes skipped changes the kind of a field",
+    "schedule-unused": "a method that acts outside of batches alone has a schedule",
     "duration-unknown": "a duration counts something that is not stated",
     "empty-window": "a method ends before it starts",
     "batch-too-small": "the batch is smaller than a method can work on",

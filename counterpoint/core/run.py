@@ -13,6 +13,7 @@ from counterpoint.core.batch import Batch, BatchSpec
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import TransformEffect
+from counterpoint.core.errors import DataError
 from counterpoint.core.intake import check_batch
 from counterpoint.core.kinds import Field
 from counterpoint.core.member import Member
@@ -150,9 +151,19 @@ class _Editing:
         return view
 
     def _losses(self) -> Tensor:
-        """Return the loss of each sample of the batch as it was given, but for its kinds."""
+        """Return the loss of each sample of the batch as it was given, but for its kinds.
+
+        The view has draws of its own: those of the batch are for the samples that will be left of it.
+        """
         assert self._sample_losses is not None
-        return self._sample_losses(self.view())
+        view = _Editing(self._plan, self._dice, self._given, None).view()
+        losses = self._sample_losses(view)
+        if losses.shape != (len(view.inputs),):
+            raise DataError(
+                f"the loss gives losses of shape {tuple(losses.shape)} for {len(view.inputs)} samples; LossSpec.each "
+                "returns one number for each sample, (N)"
+            )
+        return losses
 
 
 def _shares_memory(one: Tensor, other: Tensor) -> bool:

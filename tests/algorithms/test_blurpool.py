@@ -218,6 +218,12 @@ class TestSurgery:
             cp.Engine(composed(algorithm), model=model)
         assert [fault.code for fault in caught.value.faults] == ["nothing-to-replace"]
 
+    def test_a_second_one_and_a_schedule_are_refused(self) -> None:
+        for given, code in (([BlurPool(), BlurPool(id="two")], "two-owners"), ([BlurPool(p=0.5)], "schedule-unused")):
+            with pytest.raises(cp.CompositionError) as caught:
+                composed(*given)
+            assert [fault.code for fault in caught.value.faults] == [code]
+
     def test_the_state_dict_loads_back_and_a_plain_model_refuses_it(self) -> None:
         model, other = small_cnn(), small_cnn()
         cp.Engine(composed(BlurPool()), model=model)

@@ -203,6 +203,18 @@ def test_a_choice_takes_only_what_can_be_chosen_for_a_batch() -> None:
     assert codes([Normal(start="1ba")], inputs=cp.BYTES) == ["conditional-kind"]
 
 
+def test_a_schedule_that_switches_nothing() -> None:
+    class Surgery(cp.Algorithm[None], name="surgery"):
+        @cp.before(cp.Event.SETUP, writes="modules")
+        def cut(self, state: object, scope: cp.Scope) -> None:
+            """Change nothing."""
+
+    assert codes([Surgery()]) == []
+    for schedule in ({"p": 0.5}, {"start": "1ba"}, {"end": "9ba"}, {"every": 2}):
+        assert codes([Surgery(**schedule)]) == ["schedule-unused"]
+        assert codes([Trace(**schedule)]) == []
+
+
 def test_branches_that_would_need_different_orders() -> None:
     choice = OneOf(algorithms=[Blend(), Hole(value=2.0)])
     assert codes([choice, Recolor()]) == []
@@ -271,7 +283,8 @@ def test_a_plugin_that_cannot_be_used_is_a_fault_like_any_other() -> None:
 
 
 def test_every_code_has_a_test_here() -> None:
-    tested = Path(__file__).read_text() + (Path(__file__).parent / "test_order.py").read_text()
+    folder = Path(__file__).parent
+    tested = "".join((folder / name).read_text() for name in ("test_checker.py", "test_order.py", "test_engine.py"))
     assert [code for code in CODES if f'"{code}"' not in tested] == []
 
 

@@ -164,3 +164,44 @@ def test_samples_are_chosen_by_their_losses_on_the_unedited_batch() -> None:
     assert all(module.training for module in model.modules())
     with torch.no_grad():
         assert torch.allclose(seen[0], each(model.eval()(INPUTS), TARGETS))
+
+
+class Kept(cp.Algorithm[None], name="kept"):
+    """Keeps the first half of the samples, whatever their losses, which it asks for."""
+
+    @cp.transform(
+        inputs=cp.Edit(cp.IMAGES, acts=frozenset({cp.Axis.SAMPLE}), resizes=True),
+        targets=cp.Edit(cp.MIXABLE | {cp.INDEX}, acts=frozenset({cp.Axis.SAMPLE}), resizes=True),
+        unedited=True,
+        sample_losses=True,
+    )
+    def apply(self, batch: cp.Batch, draws: None, losses: Callable[[], Tensor]) -> cp.Batch:
+        half = len(losses()) // 2
+        return batch.with_inputs(batch.inputs[:half]).with_targets(batch.targets[:half])
+
+
+def kept(each: Callable[[Tensor, Tensor], Tensor], *algorithms: object, **facts: Any) -> cp.Batch:
+    loss = cp.LossSpec("each", nn.functional.cross_entropy, frozenset({cp.INDEX, cp.DENSE}), each=each)
+    plan = cp.compose([Kept(), *algorithms], loss=loss, **{**FACTS, **facts})
+    engine = cp.Engine(plan, model=nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
+    inputs = INPUTS if facts.get("inputs") != "bytes" else (INPUTS * 255).to(torch.uint8)
+    with engine.batch(inputs, TARGETS) as batch:
+        return batch
+
+
+def test_losses_are_one_number_for_each_sample() -> None:
+    with pytest.raises(cp.DataError, match=r"losses of shape \(4, 3\) for 4 samples"):
+        kept(lambda outputs, targets: outputs)
+
+
+def test_draws_are_for_the_samples_that_are_left_and_not_for_those_of_the_extra_pass() -> None:
+    class Noise(cp.Algorithm[Tensor], name="noise"):
+        def draw(self, batch: cp.BatchSpec, rng: cp.Rng) -> Tensor:
+            return rng.normal(size=(batch.size,)).float()
+
+        @cp.transform(inputs=cp.Edit(frozenset({cp.BYTES}), gives=cp.NORMALIZED, form=cp.Form.AFFINE))
+        def apply(self, batch: cp.Batch, draws: Tensor) -> cp.Batch:
+            return batch.with_inputs(batch.inputs / 255 + draws[:, None, None, None])
+
+    batch = kept(lambda outputs, targets: outputs.sum(1), Noise(), inputs="bytes")
+    assert len(batch.inputs) == 2

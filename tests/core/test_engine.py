@@ -231,7 +231,8 @@ def test_surgery_comes_before_the_optimizer() -> None:
 def test_a_model_that_does_not_fit_is_refused_by_all_who_mind_before_any_surgery() -> None:
     class Picky(cp.Algorithm[None], name="picky"):
         def misfits(self, model: nn.Module) -> list[cp.Fault]:
-            return [cp.Fault("no-such-module", f"{self.identity} minds", "take another model", (self.identity,))]
+            code = "no-such-module" if self.id == "one" else "nothing-to-replace"
+            return [cp.Fault(code, f"{self.identity} minds", "take another model", (self.identity,))]
 
         @cp.before(cp.Event.SETUP, writes="modules")
         def cut(self, state: object, scope: cp.Scope) -> None:
@@ -240,7 +241,8 @@ def test_a_model_that_does_not_fit_is_refused_by_all_who_mind_before_any_surgery
     plan = check([Picky(id="one"), Picky(id="two")])
     with pytest.raises(cp.CompositionError) as caught:
         cp.Engine(plan, model=nn.Linear(2, 2))
-    assert [fault.message for fault in caught.value.faults] == ["one minds", "two minds"]
+    found = [(fault.code, fault.message) for fault in caught.value.faults]
+    assert found == [("no-such-module", "one minds"), ("nothing-to-replace", "two minds")]
 
 
 @pytest.mark.parametrize("event", [cp.Event.FORWARD, cp.Event.LOSS, cp.Event.BACKWARD])
