@@ -25,7 +25,8 @@ import torch
 from pydantic import BaseModel
 
 from counterpoint.algorithms.cards import card_names
-from counterpoint.cli.cards import card
+from counterpoint.cli.cards import card, example_components
+from counterpoint.cli.composability import matrix
 from counterpoint.core.algorithm import Algorithm
 from counterpoint.core.effects import Declaration, Edit, HookEffect, TransformEffect
 from counterpoint.core.errors import nearest
@@ -179,6 +180,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "declarations": _declarations,
     "codes": _codes,
     "methods": _methods,
+    "matrix": lambda: "\n".join(["```", *matrix(example_components()), "```"]),
     "keys": lambda: _settings(RunConfig),
     "keys of every method": lambda: _settings(Algorithm),
     "data": lambda: _registered(DATASETS),

@@ -68,20 +68,31 @@ def check(
     config: Config,
     overrides: Overrides = None,
     form: Annotated[Format, typer.Option("--format", help="How the plan or the faults are written.")] = Format.TEXT,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Show the rule and reason for every pair of steps.")] = False,
+    draw: Annotated[
+        int | None, typer.Option("--draw", metavar="STEP", min=0, help="Show what is drawn for a batch.")
+    ] = None,
 ) -> None:
     """Show the plan of a config, or every fault in it; nothing is written."""
     from counterpoint.cli.run import check_config
 
-    check_config(config, overrides or [], as_json=form is Format.JSON)
+    check_config(config, overrides or [], as_json=form is Format.JSON, pairs=pairs, draw=draw)
 
 
 @app.command("list")
 def list_registered(
     check: Annotated[bool, typer.Option("--check", help="Import each and show what is broken.")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Show how the built-in methods fit each other.")] = False,
 ) -> None:
     """List every method, loss, model and data set, with its package and version."""
     from counterpoint.cli.listing import checked, listed
 
+    if matrix:
+        from counterpoint.cli.cards import example_components
+        from counterpoint.cli.composability import matrix as table
+
+        typer.echo("\n".join(table(example_components())))
+        return
     lines, broken = checked() if check else (listed(), 0)
     typer.echo("\n".join(lines))
     if broken:

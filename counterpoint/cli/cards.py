@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from counterpoint.core.effects import Declaration, HookEffect
     from counterpoint.core.kinds import Claim
 
-__all__ = ["card", "describe", "show_card"]
+__all__ = ["card", "describe", "example_components", "show_card"]
 
 _REGISTRIES = {registry.group: registry for registry in (ALGORITHMS, LOSSES, MODELS, DATASETS)}
 
@@ -44,14 +44,21 @@ def _has_card(entry: Entry) -> bool:
 
 def card(name: str) -> str:
     """Return the card of a built-in method as Markdown, its marked places filled from the code."""
-    from counterpoint.algorithms.cards import COMPOSABILITY, HYPERPARAMETERS, example_settings, read_card
+    from counterpoint.algorithms.cards import COMPOSABILITY, HYPERPARAMETERS, read_card
     from counterpoint.cli.composability import composability
 
-    built_in = [entry.name for entry in ALGORITHMS.entries() if _has_card(entry)]
-    examples = {other: {"name": other, **example_settings(other)} for other in built_in}
+    examples = example_components()
     verdicts = "\n".join(composability(examples[name], examples.values()))
     text = read_card(name).replace(HYPERPARAMETERS, "\n".join(_settings(ALGORITHMS.load(name))))
     return COMPOSABILITY.sub(lambda mark: verdicts, text)
+
+
+def example_components() -> dict[str, dict[str, Any]]:
+    """Return for each built-in method with a card the mapping that its card takes as an example."""
+    from counterpoint.algorithms.cards import example_settings
+
+    built_in = [entry.name for entry in ALGORITHMS.entries() if _has_card(entry)]
+    return {name: {"name": name, **example_settings(name)} for name in built_in}
 
 
 def _print(markdown: str) -> None:

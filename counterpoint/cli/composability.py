@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -19,7 +19,7 @@ from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Field
 from counterpoint.core.plan import Plan
 from counterpoint.plugins import ALGORITHMS, LOSSES
 
-__all__ = ["composability"]
+__all__ = ["composability", "matrix"]
 
 FITTING = {"multiclass": "cross_entropy", "segmentation": "cross_entropy", "multilabel": "bce", "regression": "mse"}
 """A loss that fits each task."""
@@ -42,11 +42,9 @@ def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, An
     yield "| beside | verdict |"
     yield "| --- | --- |"
     for other in others:
-        second = dict(other)
-        if second["name"] == component["name"]:
-            second["id"] = f"{second['name']}_2"
-        beside = f"`{other['name']}`{' with an `id`' if 'id' in second else ''}"
-        yield f"| {beside} | {_verdict(method, build(second, ALGORITHMS.load))} |"
+        second = _second(build(other, ALGORITHMS.load), method)
+        beside = f"`{second.name}`{' with an `id`' if second.id else ''}"
+        yield f"| {beside} | {_verdict(method, second).words} |"
 
 
 def _plan(algorithms: list[Algorithm[Any]], task: str = "multiclass", inputs: str = "image") -> Plan:
@@ -92,16 +90,55 @@ def _inputs(*methods: Algorithm[Any]) -> str:
     return taken[0] if taken else IMAGE.name
 
 
-def _verdict(one: Algorithm[Any], other: Algorithm[Any]) -> str:
+class Verdict(NamedTuple):
+    """What the checker says of two methods in one list: a sign for a table, and words."""
+
+    sign: str
+    words: str
+
+
+SIGNS = {
+    "=": "fit, and both lists give one plan: they commute",
+    ".": "fit: they act at different moments",
+    "<": "fit: the one of the row comes first, whatever the list",
+    ">": "fit: the one of the column comes first, whatever the list",
+    "L": "fit, in the order of the list",
+    "x": "refused; `counterpoint show NAME` says why",
+}
+
+
+def matrix(examples: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say as lines of a table how every method fits every other one; ``examples`` are their components by name."""
+    methods = {name: build(component, ALGORITHMS.load) for name, component in examples.items()}
+    numbers = {name: str(number) for number, name in enumerate(methods, start=1)}
+    width = max(len(name) for name in methods)
+    yield " ".join([" " * (width + 3), *(number.rjust(2) for number in numbers.values())])
+    for name, method in methods.items():
+        signs = [_verdict(method, _second(other, method)).sign.rjust(2) for other in methods.values()]
+        yield " ".join([numbers[name].rjust(2), name.ljust(width), *signs])
+    yield ""
+    yield from (f"{sign}  {meaning}" for sign, meaning in SIGNS.items())
+
+
+def _second(other: Algorithm[Any], method: Algorithm[Any]) -> Algorithm[Any]:
+    """Return the other method under a name of its own."""
+    if other.name != method.name:
+        return other
+    return type(other).model_validate({**dict(other), "id": f"{other.name}_2"})
+
+
+def _verdict(one: Algorithm[Any], other: Algorithm[Any]) -> Verdict:
     inputs = _inputs(one, other)
     try:
         pairs = [pair for listed in ([one, other], [other, one]) for pair in _plan(listed, inputs=inputs).pairs]
     except CompositionError as error:
-        return "; ".join(f"refused, `{fault.code}`: {fault.message}. Fix: {fault.fix}" for fault in error.faults)
+        faults = [f"refused, `{fault.code}`: {fault.message}. Fix: {fault.fix}" for fault in error.faults]
+        return Verdict("x", "; ".join(faults))
     if not pairs:
-        return "fits: they act at different moments"
+        return Verdict(".", "fits: they act at different moments")
     if pairs[0].rule == "commuting":
-        return "fits: they commute, so both lists give one plan"
+        return Verdict("=", "fits: they commute, so both lists give one plan")
     if pairs[0].outcome == "as listed":
-        return f"fits, in the order of the list: {pairs[0].reason}"
-    return f"fits: `{pairs[0].first}` first, by the rule {pairs[0].rule} ({pairs[0].reason})"
+        return Verdict("L", f"fits, in the order of the list: {pairs[0].reason}")
+    sign = "<" if pairs[0].first.partition(".")[0] == one.identity else ">"
+    return Verdict(sign, f"fits: `{pairs[0].first}` first, by the rule {pairs[0].rule} ({pairs[0].reason})")

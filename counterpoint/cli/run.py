@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
+from counterpoint.core.batch import BatchSpec
 from counterpoint.core.errors import CompositionError, ConfigError, DataError, RunDirectoryError
 from counterpoint.core.faults import Fault
 from counterpoint.trainer.components import ComponentOf
@@ -37,16 +39,44 @@ def train_config(path: str, overrides: Sequence[str], *, resume: bool, overwrite
         raise RunDirectoryError(f"{path}: {error}") from error
 
 
-def check_config(path: str, overrides: Sequence[str], *, as_json: bool) -> None:
-    """Print the plan of a config; ``as_json`` also writes the faults of a wrong one to stdout."""
+def check_config(path: str, overrides: Sequence[str], *, as_json: bool, pairs: bool, draw: int | None) -> None:
+    """Print the plan of a config; ``as_json`` also writes the faults of a wrong one to stdout.
+
+    ``pairs`` gives the rule for every pair of steps, and ``draw`` the draws for that device batch.
+    """
     try:
-        plan = _trainer(path, _checked(path, overrides)).plan
+        trainer = _trainer(path, _checked(path, overrides))
     except ConfigError as error:
         if as_json:
             faults = error.faults or (Fault("config", str(error), ""),)
             typer.echo(json.dumps({"file": path, "faults": list(map(_data, faults))}, indent=2, default=sorted))
         raise
-    typer.echo(plan.to_json() if as_json else plan.explain())
+    plan, spec = trainer.plan, trainer.data.spec
+    draws = {}
+    if draw is not None:
+        batch = BatchSpec(plan.facts.batch_size or 1, spec.input_shape, spec.num_classes)
+        draws = {name: _plain(drawn) for name, drawn in plan.draws(draw, batch).items()}
+    if as_json:
+        typer.echo(json.dumps({**json.loads(plan.to_json()), **({"draws": draws} if draws else {})}, indent=2))
+        return
+    typer.echo(plan.explain(pairs=pairs))
+    for name, drawn in draws.items():
+        typer.echo(f"step {draw}, {name}: {drawn}")
+
+
+def _plain(drawn: Any) -> Any:
+    """Return draws as plain data: tensors as lists, tuples with names and dataclasses as mappings."""
+    if isinstance(drawn, Tensor):
+        return drawn.tolist()
+    if is_dataclass(drawn) and not isinstance(drawn, type):
+        return {part.name: _plain(getattr(drawn, part.name)) for part in fields(drawn)}
+    if isinstance(drawn, Mapping):
+        return {str(key): _plain(value) for key, value in drawn.items()}
+    if isinstance(drawn, tuple):
+        names = getattr(type(drawn), "_fields", None)
+        values = [_plain(value) for value in drawn]
+        return dict(zip(names, values, strict=True)) if names else values
+    return drawn
 
 
 def _data(fault: Fault) -> dict[str, Any]:

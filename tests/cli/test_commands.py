@@ -53,6 +53,43 @@ def test_check_as_json(folder: Path, run: Run) -> None:
     assert plan["facts"]["num_classes"] == 10
 
 
+def test_check_gives_the_reason_for_every_pair(folder: Path, run: Run) -> None:
+    (folder / "run.yaml").write_text(HEAD + METHODS)
+    result = run("check", "run.yaml", "--pairs")
+    assert (result.code, result.err) == (0, "")
+    assert "cutout before mixup: single-before-across" in result.out.replace("moved, ", "")
+    assert "label_smoothing before cutout: moved, commuting" in result.out or "cutout: commuting" in result.out
+
+
+def test_check_prints_the_draws_of_a_step(folder: Path, run: Run) -> None:
+    (folder / "run.yaml").write_text(HEAD + METHODS)
+    shown = [run("check", "run.yaml", "data.batch_size=3", "--draw", str(step)).out for step in (5, 5, 6)]
+    draws = [[line for line in text.splitlines() if line.startswith("step ")] for text in shown]
+    assert [line.partition(":")[0] for line in draws[0]] == ["step 5, mixup", "step 5, cutout"]
+    assert draws[0] == draws[1]
+    told = json.loads(run("check", "run.yaml", "data.batch_size=3", "--draw", "5", "--format", "json").out)["draws"]
+    assert sorted(told["mixup"]["perm"]) == [0, 1, 2]
+    assert f"step 5, mixup: {told['mixup']}" == draws[0][0]
+    assert draws[2] != draws[0]
+
+
+def test_the_matrix_holds_every_pair(run: Run) -> None:
+    result = run("list", "--matrix")
+    assert (result.code, result.err) == (0, "")
+    head, *rest = result.out.splitlines()
+    rows = {line.split()[1]: line.split()[2:] for line in rest[: rest.index("")]}
+    assert tuple(rows) == tuple(card_names())
+    assert {len(signs) for signs in rows.values()} == {len(rows)} == {len(head.split())}
+    signs = {(one, other): rows[one][place] for one in rows for place, other in enumerate(rows)}
+    assert signs["mixup", "cutmix"] == "x"
+    assert signs["cutout", "mixup"] == "<"
+    assert signs["label_smoothing", "mixup"] == "="
+    assert signs["ema", "mixup"] == "."
+    mirrored = {"<": ">", ">": "<"}
+    assert all(signs[other, one] == mirrored.get(sign, sign) for (one, other), sign in signs.items())
+    assert max(map(len, result.out.splitlines())) <= 80
+
+
 def test_check_gives_faults_as_json(folder: Path, run: Run) -> None:
     (folder / "run.yaml").write_text(f"{HEAD}algorithms: [{{name: mixup, alpha: -1}}, mixup, cutmix]\n")
     result = run("check", "run.yaml", "--format", "json")
