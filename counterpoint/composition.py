@@ -7,13 +7,14 @@ from difflib import get_close_matches
 from typing import Any
 
 import pydantic
+from pydantic_core import ErrorDetails
 from torch import Tensor, nn
 
 from counterpoint.core import Duration, Facts, Fault, LossSpec, Plan, Terms
 from counterpoint.core import compose as check
 from counterpoint.core.effects import Contract
-from counterpoint.core.errors import ConfigError, PluginError, nearest
-from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Kind, Task
+from counterpoint.core.errors import ConfigError, PluginError, UnknownNameError, nearest
+from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TARGET_KINDS, TASKS, Kind, Task
 from counterpoint.core.remedy import State
 from counterpoint.core.schedule import Clock
 from counterpoint.losses import resolve_loss
@@ -92,7 +93,7 @@ def compose(
         algorithms,
         resolve=ALGORITHMS.load,
         facts=facts,
-        loss=_loss(loss, loss_accepts, terms, faults),
+        loss=_loss(loss, loss_accepts, num_classes, terms, faults),
         strict_order=strict_order,
         contract=Contract(contract),
         terms=terms,
@@ -143,18 +144,46 @@ def _clock(
 
 
 def _loss(
-    given: Loss | None, accepts: Collection[str | Kind] | None, terms: Terms, faults: list[Fault]
+    given: Loss | None,
+    accepts: Collection[str | Kind] | None,
+    num_classes: int | None,
+    terms: Terms,
+    faults: list[Fault],
 ) -> LossSpec | None:
     if given is None:
         return None
-    try:
-        module = _registered(given) if isinstance(given, str | Mapping) else given
-        spec = resolve_loss(module, accepts=accepts)
-    except (PluginError, ConfigError, pydantic.ValidationError) as error:
-        faults.append(Fault("loss-unknown", f"loss: {error}", "give a registered loss with settings it has"))
+    found: list[Fault] = []
+    spec = _described(given, accepts, terms, found)
+    faults += found
+    if spec is not None and None not in (spec.classes, num_classes) and spec.classes != num_classes:
+        message = f"the loss {spec.name} has weights for {spec.classes} classes, and num_classes is {num_classes}"
+        faults.append(Fault("bad-setting", message, f"give it {num_classes} weights, one for each class"))
+    return spec
+
+
+def _described(
+    given: Loss, accepts: Collection[str | Kind] | None, terms: Terms, faults: list[Fault]
+) -> LossSpec | None:
+    """Describe the loss, or say why that cannot be done: its name, its settings, or what it is said to accept."""
+    loss = _built(given, terms, faults) if isinstance(given, str | Mapping) else given
+    if loss is None:
         return None
+    try:
+        spec = resolve_loss(loss)
+    except ConfigError as error:
+        fix = "give a registered name, a module or a function of outputs and targets, with settings that it allows"
+        faults.append(Fault("bad-setting", f"loss: {error}", fix))
+        return None
+    if accepts is not None:
+        try:
+            return resolve_loss(loss, accepts=accepts)
+        except ConfigError as error:
+            kinds = terms.word({kind.name for kind in (TARGET_KINDS if spec is None else spec.accepts)})
+            fix = f"name kinds of targets that it is right for, of {terms.setting('loss_accepts', kinds)}"
+            faults.append(Fault("bad-setting", str(error), fix))
+            return spec
     if spec is None:
-        name = type(module).__name__ if isinstance(module, nn.Module) else getattr(module, "__name__", repr(module))
+        name = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", repr(loss))
         message = (
             f"the loss {name} does not say which targets it accepts, and running it cannot tell whether it is right"
         )
@@ -163,7 +192,39 @@ def _loss(
     return spec
 
 
-def _registered(given: str | Mapping[str, Any]) -> nn.Module:
+def _built(given: str | Mapping[str, Any], terms: Terms, faults: list[Fault]) -> nn.Module | None:
+    """Build a registered loss, or say what is wrong with its name or with each of its settings."""
     settings = {"name": given} if isinstance(given, str) else dict(given)
-    module: nn.Module = LOSSES.load(str(settings.pop("name", None))).model_validate(settings).build()
-    return module
+    name = settings.pop("name", None)
+    fix = f"state {terms.text('loss', 'cross_entropy')}, or another of {', '.join(sorted(LOSSES.names()))}"
+    if not isinstance(name, str):
+        faults.append(Fault("bad-setting", f"loss: {given!r} does not name a loss", fix))
+        return None
+    try:
+        config = LOSSES.load(name)
+    except PluginError as error:
+        code = "bad-setting" if isinstance(error, UnknownNameError) else "broken-plugin"
+        faults.append(Fault(code, f"loss: {error}", fix))
+        return None
+    try:
+        loss: nn.Module = config.model_validate(settings).build()
+    except pydantic.ValidationError as error:
+        faults += [_setting_fault(name, config, detail) for detail in error.errors(include_url=False)]
+        return None
+    return loss
+
+
+def _setting_fault(name: str, config: type[pydantic.BaseModel], detail: ErrorDetails) -> Fault:
+    """Say of one setting of a registered loss what it is and what it may be."""
+    key = str(detail["loc"][0]) if detail["loc"] else ""
+    if detail["type"] == "extra_forbidden":
+        close = get_close_matches(key, config.model_fields, n=1)
+        fix = f"write {close[0]!r}" if close else "leave it out"
+        return Fault(
+            "bad-setting", f"loss ({name}): there is no setting {key!r}{nearest(key, config.model_fields)}", fix
+        )
+    path = ".".join(map(str, detail["loc"]))
+    meaning = config.model_fields[key].description if key in config.model_fields else None
+    must = detail["msg"].replace("Input should", "it must", 1)
+    fix = f"give {key} an allowed value{f': {meaning}' if meaning else ''}"
+    return Fault("bad-setting", f"loss ({name}): {path} is {detail['input']!r}; {must}", fix)

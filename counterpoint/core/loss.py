@@ -21,7 +21,8 @@ class LossSpec:
     ignored position. ``denominator(targets)`` is what a mean divides by, so that the loss of a batch is the sum over
     its parts of ``function(part) * denominator(part) / denominator(batch)``; ``None`` where parts simply add up.
     ``each(outputs, targets)`` is the loss of each sample, (N), for methods that compare samples: its mean over the
-    positions that count, weighted as the loss weights them; ``None`` if not known.
+    positions that count, weighted as the loss weights them; ``None`` if not known. ``classes`` is the number of
+    classes or labels that its weights are for, ``None`` without such weights.
     """
 
     name: str
@@ -31,3 +32,4 @@ class LossSpec:
     ignore_index: int = -100
     denominator: Callable[[Tensor], Tensor] | None = None
     each: Callable[[Tensor, Tensor], Tensor] | None = None
+    classes: int | None = None

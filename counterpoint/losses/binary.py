@@ -19,6 +19,7 @@ from counterpoint.losses.checks import (
     require_float_outputs,
     require_no_growth,
     require_same_shape,
+    weighed_classes,
 )
 
 __all__ = [
@@ -123,6 +124,7 @@ def spec_of_logits(loss: nn.BCEWithLogitsLoss) -> LossSpec:
         accepts=frozenset({MULTI_HOT}),
         denominator=element_count if reduction == "mean" else None,
         each=lambda outputs, targets: element_mean(run(outputs, targets, "none")),
+        classes=weighed_classes(loss.weight, loss.pos_weight),
     )
 
 
@@ -145,6 +147,7 @@ def spec_of_probabilities(loss: nn.BCELoss) -> LossSpec:
         accepts=frozenset({MULTI_HOT}),
         denominator=element_count if reduction == "mean" else None,
         each=lambda outputs, targets: element_mean(run(outputs, targets, "none")),
+        classes=weighed_classes(loss.weight),
     )
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "require_float_outputs",
     "require_no_growth",
     "require_same_shape",
+    "weighed_classes",
 ]
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
@@ -63,6 +64,16 @@ def element_mean(losses: Tensor) -> Tensor:
     tensor([2., 5.])
     """
     return losses.unsqueeze(-1).flatten(1).mean(1)
+
+
+def weighed_classes(*weights: Tensor | None) -> int | None:
+    """Return the number of classes that weights are for; ``None`` where none is given or one weight serves all.
+
+    >>> weighed_classes(None, torch.ones(3)), weighed_classes(torch.ones(4, 1)), weighed_classes(torch.tensor(2.0))
+    (3, None, None)
+    """
+    sizes = (weight.shape[-1] for weight in weights if weight is not None and weight.ndim > 0)
+    return next((size for size in sizes if size != 1), None)
 
 
 def require_float_outputs(outputs: Tensor, loss: str) -> None:

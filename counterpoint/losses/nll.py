@@ -105,4 +105,5 @@ def spec_of(loss: nn.NLLLoss) -> LossSpec:
         ignore_index=ignore_index,
         denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
         each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
+        classes=None if loss.weight is None else loss.weight.numel(),
     )
