@@ -34,7 +34,7 @@ def batch_edges(steps: Sequence[BatchStep], start: dict[Field, Kind]) -> list[Ed
     """Return the edges between the steps of a batch, whose fields start out as ``start`` says."""
     edges = [*_needs(steps, start), *_wishes(steps)]
     settled = {frozenset((edge.first, edge.second)) for edge in edges}
-    alike = _numbered([(tuple(effect.signature for effect in step.effects), step.schedule) for step in steps])
+    alike = _numbered([(_signatures(step), step.schedule, isinstance(step.work, Conversion)) for step in steps])
     verdicts: dict[tuple[int, int], Verdict | None] = {}
     for i, j in combinations(range(len(steps)), 2):
         pair = alike[i], alike[j]
@@ -54,6 +54,10 @@ def hook_edges(hooks: Sequence[HookStep]) -> list[Edge]:
         if frozenset((i, j)) not in settled and not hooks_commute(hooks[i].effect, hooks[j].effect):
             edges.append(_judged(i, j, _LISTED))
     return edges
+
+
+def _signatures(step: BatchStep) -> tuple[str, ...]:
+    return tuple(effect.signature for effect in step.effects)
 
 
 def _numbered(things: Sequence[Hashable]) -> list[int]:
@@ -85,6 +89,9 @@ def disagreements(first: BatchStep, second: BatchStep) -> list[Verdict]:
 
 
 def _verdicts(first: BatchStep, second: BatchStep) -> list[Verdict]:
+    # A conversion changes the form of a field and not what it says: only who needs which kind orders it.
+    if isinstance(first.work, Conversion) or isinstance(second.work, Conversion):
+        return []
     if not first.schedule.meets(second.schedule):
         return []
     return [convention(mine, other) for mine in first.effects for other in second.effects if not commute(mine, other)]

@@ -1,0 +1,122 @@
+"""Random declarations that no method has: every list that keeps the pairs it decides gives one order."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from dataclasses import replace
+
+import pytest
+
+import counterpoint as cp
+from counterpoint.core import Facts, Form, compose
+from counterpoint.core.kinds import TASKS
+from tests.laws.laws import Tally
+
+TABLE: list[cp.Declaration] = []
+INPUTS = (cp.BYTES, cp.UNIT, cp.NORMALIZED)
+TARGETS = (cp.INDEX, cp.DENSE)
+
+
+class Synthetic(cp.Algorithm[None], name="synthetic"):
+    """Declares whatever the table says under its number."""
+
+    number: int
+
+    @cp.transform(inputs=cp.IMAGES, law=cp.Law.FILL)
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch
+
+    def declared(self) -> cp.Declaration:
+        return TABLE[self.number]
+
+
+def some_axes(dice: random.Random) -> frozenset[cp.Axis]:
+    return frozenset(axis for axis in cp.Axis if dice.random() < 0.3)
+
+
+def an_edit(dice: random.Random, kinds: tuple[cp.Kind, ...]) -> cp.Edit:
+    needs = frozenset(kind for kind in kinds if dice.random() < 0.7) or frozenset({dice.choice(kinds)})
+    return cp.Edit(
+        needs,
+        gives=dice.choice(kinds) if dice.random() < 0.1 else None,
+        acts=some_axes(dice),
+        varies=some_axes(dice),
+        form=dice.choice(list(Form)),
+        fills=dice.choice([None, None, None, 0.0, 1.0]),
+        resizes=dice.random() < 0.1,
+    )
+
+
+def a_declaration(dice: random.Random) -> cp.Declaration:
+    edits = {
+        part: an_edit(dice, kinds)
+        for part, kinds in ((cp.Field.INPUTS, INPUTS), (cp.Field.TARGETS, TARGETS))
+        if dice.random() < 0.6
+    }
+    (effect,) = Synthetic.declaration.transforms
+    reads = frozenset(part for part in (cp.Field.INPUTS, cp.Field.TARGETS) if dice.random() < 0.1)
+    given = edits or {cp.Field.INPUTS: an_edit(dice, INPUTS)}
+    return cp.Declaration((replace(effect, edits=given, reads=reads, unedited=dice.random() < 0.05),))
+
+
+def a_list(dice: random.Random) -> list[Synthetic]:
+    TABLE[:] = [a_declaration(dice) for _ in range(dice.randint(2, 6))]
+    ids = [f"s{number}" for number in range(len(TABLE))]
+    wishes = [dice.choice(ids) if dice.random() < 0.05 else None for _ in ids]
+    return [
+        Synthetic(number=number, id=name, before=() if wish in (None, name) else (wish,))
+        for number, (name, wish) in enumerate(zip(ids, wishes, strict=True))
+    ]
+
+
+def planned(listed: list[Synthetic], tally: Tally | None = None) -> cp.Plan | frozenset[tuple[str, frozenset[str]]]:
+    """Return the plan, or the faults, as codes with their parties."""
+    facts = Facts(TASKS["multiclass"], cp.UNIT, 4, model_inputs=frozenset(INPUTS))
+    try:
+        return compose(listed, resolve=lambda name: Synthetic, facts=facts)
+    except cp.CompositionError as error:
+        if tally is not None:
+            tally.codes.update({fault.code for fault in error.faults})
+        return frozenset((fault.code, frozenset(fault.algorithms)) for fault in error.faults)
+
+
+def hold(dice: random.Random, tally: Tally) -> None:
+    """Draw a set of declarations, and hold it to the law in six orders."""
+    listed = a_list(dice)
+    first = planned(listed, tally)
+    if not isinstance(first, cp.Plan):
+        tally.refused += 1
+        return
+    tally.accepted += 1
+    place = {algorithm.identity: position for position, algorithm in enumerate(listed)}
+    decided = [(pair.first, pair.second) for pair in first.pairs if pair.rule == "as-listed"]
+    wanted = [(a, b) if place[a] < place[b] else (b, a) for a, b in decided]
+    for some in itertools.islice(itertools.permutations(listed), 1, None, max(1, len(listed) * 7)):
+        places = {algorithm.identity: position for position, algorithm in enumerate(some)}
+        if any(places[a] > places[b] for a, b in wanted):
+            continue
+        other = planned(list(some))
+        assert isinstance(other, cp.Plan), (first.order, other)
+        assert other.order == first.order
+        assert other.fingerprint == first.fingerprint
+
+
+def many(cases: int) -> Tally:
+    tally = Tally()
+    for number in range(cases):
+        hold(random.Random(number), tally)
+    return tally
+
+
+def test_the_order_of_the_list_changes_nothing_by_accident() -> None:
+    tally = many(300)
+    assert tally.accepted >= 50, str(tally)
+
+
+@pytest.mark.slow
+def test_the_order_of_the_list_changes_nothing_by_accident_in_very_many(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = many(20_000)
+    with capsys.disabled():
+        print(f"\n{tally}")
+    assert tally.accepted >= 4_000
