@@ -20,7 +20,8 @@ def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
     """On halves of the same batches, with gradients averaged, the weights are the same but for rounding."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    keys = {"max_duration": "6ba", "eval_every": "3ba", "algorithms": ["ema"], "accumulate": 2}
+    methods = ["ema", {"name": "sam", "rho": 0.3, "every": 2}, {"name": "gradient_clipping", "threshold": 0.2}]
+    keys = {"max_duration": "6ba", "eval_every": "3ba", "algorithms": methods, "accumulate": 2}
     two = config(tmp_path / "two", data={"name": "digits", "batch_size": 64}, **keys)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
