@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from counterpoint.algorithms.blurpool import BlurConv2d, BlurMaxPool2d, Padding,
 from counterpoint.functional import blur2d, blur_kernel
 from counterpoint.trainer.models import ResNet18, SmallCNN
 from counterpoint.trainer.spec import DataSpec
+from counterpoint.trainer.trainer import Trainer
 
 Array = NDArray[np.float64]
 PADDINGS: tuple[Padding, ...] = ("replicate", "reflect", "zeros")
@@ -298,6 +300,24 @@ def test_it_trains_beside_others_and_resumes_bit_for_bit() -> None:
         assert torch.equal(value, second.model.state_dict()[name]), name
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+CONFIG = {"task": "multiclass", "data": "digits", "max_duration": "2ba", "algorithms": ["blurpool"]}
+
+
+def test_the_trainer_puts_the_blurs_in_before_it_makes_the_optimizer() -> None:
+    trainer = Trainer({**CONFIG, "model": {"name": "small_cnn", "width": 16}})
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    assert trainer.fit().steps == 2
+    assert sum(isinstance(module, BlurConv2d) for module in trainer.model.modules()) == 2
+    for parameter, old in zip(trainer.model.parameters(), before, strict=True):
+        assert not torch.equal(parameter, old)
+
+
+def test_the_trainer_refuses_a_model_with_nothing_to_blur_before_it_writes(tmp_path: Path) -> None:
+    with pytest.raises(cp.CompositionError, match="nothing-to-replace"):
+        Trainer({**CONFIG, "model": "mlp", "run_dir": str(tmp_path / "run")})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_shift_of_the_image_changes_the_features_less() -> None:
