@@ -144,3 +144,20 @@ def test_the_list_decides_nothing_else() -> None:
 def test_an_empty_list_is_a_plan_that_does_nothing() -> None:
     plan = check([])
     assert plan.order == ()
+
+
+def test_hooks_that_touch_what_the_other_writes_follow_the_list() -> None:
+    class Writes(cp.Algorithm[None], name="writes"):
+        @cp.before(cp.Event.UPDATE, writes="gradients")
+        def edit(self, state: object, scope: cp.Scope) -> None: ...
+
+    class Reads(cp.Algorithm[None], name="reads"):
+        @cp.before(cp.Event.UPDATE, reads="gradients")
+        def look(self, state: object, scope: cp.Scope) -> None: ...
+
+    writes, reads, other = Writes(), Reads(), Reads(id="other")
+    assert check([writes, reads]).order == ("writes", "reads")
+    assert check([reads, writes]).order == ("reads", "writes")
+    assert outcomes(check([reads, writes])) == {("reads", "writes"): ("as listed", "as-listed")}
+    assert check([reads, other]).fingerprint == check([other, reads]).fingerprint
+    assert codes([reads, writes], strict_order=True) == ["ambiguous-order"]
