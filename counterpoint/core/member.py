@@ -91,14 +91,16 @@ def _schedule(
         end = None if algorithm.end is None else clock.batches(algorithm.end)
     except LookupError as unknown:
         fact = str(unknown.args[0])
-        unit, example = ("epochs", "100") if fact == "steps_per_epoch" else ("shares of the run", "10ep")
+        epochs = fact == "steps_per_epoch"
+        unit = "epochs" if epochs else "shares of the run"
+        stated = terms.setting(fact, "100") if epochs else terms.text(fact, "10ep")
         message = f"{identity} counts its start or end in {unit}"
-        fix = f"state {terms.setting(fact, example)}, or count batches, as '500ba'"
+        fix = f"state {stated}, or count batches, as '500ba'"
         faults.append(Fault("duration-unknown", f"{message}, and {fact} is not stated", fix, (identity,)))
         return None
     if end is not None and end <= start:
         message = f"{identity} would end at batch {end}, before or when it starts at batch {start}: it would never act"
-        fix = f"give it an {terms.text('end', 'later than its start')}"
+        fix = f"leave its end out, or set it to {terms.text('end', f'{start + 1}ba')} or later"
         remedies = () if "." in identity else (Set(identity, {"end": None}),)  # a branch is named by nobody outside
         faults.append(Fault("empty-window", message, fix, (identity,), remedies=remedies))
         return None
