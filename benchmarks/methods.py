@@ -138,7 +138,8 @@ def steps() -> None:
         with Memory() as memory:
             step(0)
         weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-        print(f"{plan.order[0]:22} {milliseconds(step):6.1f} ms, at most {memory.peak / weights:.2f} x the weights more")
+        more = memory.peak / weights
+        print(f"{plan.order[0]:22} {milliseconds(step):6.1f} ms, at most {more:.2f} x the weights more")
 
 
 if __name__ == "__main__":
