@@ -118,6 +118,8 @@ def test_a_reader_of_the_unedited_batch_comes_before_every_edit_but_conversions(
     for listed in permutations([Peek(), Blend(), Hole()]):
         order = check(list(listed)).order
         assert order[:2] == ("dense_targets", "peek")
+    # No convention would put it before what changes the size.
+    assert check([Shrink(), Peek()]).order == ("dense_targets", "peek", "shrink")
 
 
 def test_schedules_that_never_meet_leave_nothing_to_order() -> None:
