@@ -54,13 +54,18 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Throw away the run in run_dir.")] = False,
+    allow_changes: Annotated[
+        bool, typer.Option("--allow-changes", help="With --resume: go on although the config or the plan differs.")
+    ] = False,
 ) -> None:
     """Train a model as a config says."""
     from counterpoint.cli.run import train_config
 
     if resume and overwrite:
         raise typer.BadParameter("--resume goes on with a run and --overwrite throws it away: give one of them")
-    train_config(config, overrides or [], resume=resume, overwrite=overwrite)
+    if allow_changes and not resume:
+        raise typer.BadParameter("--allow-changes says how to go on with a run: give it with --resume")
+    train_config(config, overrides or [], resume=resume, overwrite=overwrite, allow_changes=allow_changes)
 
 
 @app.command()

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["check_config", "train_config"]
 
 
-def train_config(path: str, overrides: Sequence[str], *, resume: bool, overwrite: bool) -> None:
+def train_config(
+    path: str, overrides: Sequence[str], *, resume: bool, overwrite: bool, allow_changes: bool = False
+) -> None:
     """Train as the config at ``path`` says."""
     config = load_config(path, overrides)
     trainer = _trainer(path, config)
@@ -34,7 +36,7 @@ def train_config(path: str, overrides: Sequence[str], *, resume: bool, overwrite
             f"{path}: run_dir: is missing; write the folder to keep the run in, such as `run_dir: runs/1`"
         )
     try:
-        trainer.fit(resume=resume, overwrite=overwrite)
+        trainer.fit(resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     except RunDirectoryError as error:
         raise RunDirectoryError(f"{path}: {error}") from error
 

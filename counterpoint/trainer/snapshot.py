@@ -17,7 +17,7 @@ from counterpoint.trainer.checkpoint import Checkpoint, join_optimizer, split_op
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import TrainingMetrics
 
-__all__ = ["Snapshot", "check_same_run"]
+__all__ = ["Snapshot", "differences"]
 
 _MAY_DIFFER = {"run_dir", "workers", "eval_every", "checkpoint_every", "plugins", "strict_order"}
 """Keys of a config that change no weight."""
@@ -72,28 +72,18 @@ class Snapshot:
             self.scaler.load_state_dict(checkpoint.data["scaler"])
 
 
-def check_same_run(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> None:
-    """Raise ``CheckpointError`` naming what differs if a checkpoint was written by another run than ``config``'s."""
+def differences(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> list[str]:
+    """Return what differs between the run that wrote a checkpoint and that of ``config``, a line each."""
     before, now = _flat(checkpoint.data["config"]), _flat(config.resolved())
     differing = [
         f"  {key}: was {before.get(key, 'not set')!r}, is {now.get(key, 'not set')!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and key.partition(".")[0] not in _MAY_DIFFER
     ]
-    if not differing and checkpoint.data["fingerprint"] == fingerprint:
-        return
-    reasons = differing or [
-        f"  the plan: was {checkpoint.data['fingerprint']}, is {fingerprint} (other data, or another version)"
-    ]
-    raise CheckpointError(
-        "\n".join(
-            [
-                "the run to resume differs from this one, so that it would not go on as it began:",
-                *reasons,
-                "undo this, choose another run_dir, or start afresh with --overwrite",
-            ]
-        )
-    )
+    if not differing and checkpoint.data["fingerprint"] != fingerprint:
+        was = checkpoint.data["fingerprint"]
+        return [f"  the plan: was {was}, is {fingerprint} (other data, or another version)"]
+    return differing
 
 
 def _flat(tree: object, key: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from counterpoint.core.effects import Phase
-from counterpoint.core.errors import ConfigError, RunError
+from counterpoint.core.errors import CheckpointError, ConfigError, RunError
 from counterpoint.core.fitting import check_model
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
@@ -24,7 +24,7 @@ from counterpoint.trainer.planning import plan_run, total_batches
 from counterpoint.trainer.report import Report, make_report
 from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import EpochSampler
-from counterpoint.trainer.snapshot import check_same_run
+from counterpoint.trainer.snapshot import differences
 from counterpoint.trainer.spec import DatasetConfig, DataSpec, SizedDataset
 from counterpoint.trainer.yaml import dump_config, load_config
 
@@ -121,11 +121,12 @@ class Trainer:
         )
         self._has_run = False
 
-    def fit(self, *, resume: bool = False, overwrite: bool = False) -> Summary:
+    def fit(self, *, resume: bool = False, overwrite: bool = False, allow_changes: bool = False) -> Summary:
         """Train to the end, once.
 
         ``resume`` goes on from the last whole checkpoint in ``run_dir``, or starts afresh if there is none; a finished
-        run stays as it is. ``overwrite`` deletes the run in ``run_dir`` first.
+        run stays as it is. ``overwrite`` deletes the run in ``run_dir`` first. ``allow_changes`` goes on with a run
+        that differs from this one, and says how, as far as its checkpoint fits the model and the methods.
 
         Raises:
             RunDirectoryError: ``run_dir`` holds a run and neither is set, or it cannot be written.
@@ -139,7 +140,7 @@ class Trainer:
         if self._has_run:
             raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
         report = make_report(active=self._accelerator.is_main_process)
-        checkpoint = self._open(report, resume=resume, overwrite=overwrite)
+        checkpoint = self._open(report, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
         if checkpoint is not None and self._folder is not None and self._folder.finished:
             report.message(f"{self._folder.path} holds this run, finished; nothing is left to do")
             return Summary(int(checkpoint.data["step"]), self._folder.last_metrics(), self._folder.model)
@@ -153,7 +154,7 @@ class Trainer:
         loop.run()
         return Summary(loop.step, loop.metrics, None if self._folder is None else self._folder.model)
 
-    def _open(self, report: Report, *, resume: bool, overwrite: bool) -> Checkpoint | None:
+    def _open(self, report: Report, *, resume: bool, overwrite: bool, allow_changes: bool) -> Checkpoint | None:
         """Make the folder ready for the run, and return the checkpoint to go on from."""
         folder = self._folder
         if folder is None:
@@ -165,7 +166,7 @@ class Trainer:
             for text in broken:
                 report.message(f"{text}; an older one is used")
             if checkpoint is not None:
-                check_same_run(checkpoint, self.config, self.plan.fingerprint)
+                self._check_changes(report, checkpoint, allow_changes=allow_changes)
         self._accelerator.wait_for_everyone()  # every process has looked before the first one writes
         if self._accelerator.is_main_process and not (checkpoint is not None and folder.finished):
             folder.open(overwrite=overwrite)
@@ -173,6 +174,16 @@ class Trainer:
             folder.start(dump_config(self.config), self.plan.to_json() + "\n", metrics_size=size)
         self._accelerator.wait_for_everyone()
         return checkpoint
+
+    def _check_changes(self, report: Report, checkpoint: Checkpoint, *, allow_changes: bool) -> None:
+        """Say how this run differs from the one that wrote a checkpoint, and stop there unless that is allowed."""
+        changes = differences(checkpoint, self.config, self.plan.fingerprint)
+        if changes and not allow_changes:
+            head = "the run to resume differs from this one, so that it would not go on as it began:"
+            ways = "undo this, choose another run_dir, start afresh with --overwrite, or go on with --allow-changes"
+            raise CheckpointError("\n".join([head, *changes, ways]))
+        if changes:
+            report.message("\n".join(["this run goes on otherwise than it began:", *changes]))
 
 
 def _read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:

@@ -492,6 +492,21 @@ def test_another_run_is_not_resumed(tmp_path: Path, change: dict[str, Any], name
         cp.Trainer({**keys, **change}).fit(resume=True)
 
 
+def test_another_run_is_resumed_if_that_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keys = config(tmp_path / "run", max_duration="3ba", checkpoint_every="1ba", algorithms=["mixup"])
+    cp.Trainer(keys).fit()
+    (tmp_path / "run" / "model.safetensors").unlink()
+    changed = {**keys, "max_duration": "5ba", "algorithms": [{"name": "mixup", "alpha": 0.5}]}
+    summary = cp.Trainer(changed).fit(resume=True, allow_changes=True)
+    assert summary.steps == 5
+    said = capsys.readouterr().out
+    assert "goes on otherwise than it began" in said
+    assert "algorithms.0.alpha: was 0.2, is 0.5" in said
+    (tmp_path / "run" / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"ema\.updates"):
+        cp.Trainer({**changed, "algorithms": ["mixup", "ema"]}).fit(resume=True, allow_changes=True)
+
+
 def test_other_data_is_not_resumed(tmp_path: Path) -> None:
     keys = own_config(tmp_path / "run", max_duration="3ba", data={"name": "digits", "batch_size": 10})
     cp.Trainer(keys, model=own_model(), train_data=blobs(40), eval_data=blobs()).fit()
