@@ -58,6 +58,7 @@ class Member:
 def enlist(given: Sequence[object], resolve: Resolver, clock: Clock, terms: Terms) -> tuple[list[Member], list[Fault]]:
     """Make members of the list that a user gave; every fault is found, and faulty items are left out."""
     members: list[Member] = []
+    identities: list[str] = []
     faults: list[Fault] = []
     for position, item in enumerate(given):
         try:
@@ -65,8 +66,9 @@ def enlist(given: Sequence[object], resolve: Resolver, clock: Clock, terms: Term
         except (PluginError, pydantic.ValidationError, ValueError) as error:
             faults += _unbuilt(item, position, error, resolve, terms)
             continue
+        identities.append(algorithm.identity)
         members += _member(algorithm, algorithm.identity, clock, terms, faults)
-    faults += _duplicates(members, terms)
+    faults += _duplicates(identities, members, terms)
     return members, faults
 
 
@@ -107,8 +109,7 @@ def _schedule(
     return Schedule(start, end, algorithm.every, algorithm.p)
 
 
-def _duplicates(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
-    identities = [member.identity for member in members]
+def _duplicates(identities: Sequence[str], members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
     for identity in dict.fromkeys(identities):
         count = identities.count(identity)
         if count > 1:
