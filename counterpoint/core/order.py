@@ -108,7 +108,8 @@ def arrange(nodes: Sequence[Node], edges: Sequence[Edge]) -> Order:
     """
     order, closure = Order(), _Closure(len(nodes))
     decided = {(edge.first, edge.second): edge for edge in edges if edge.rank < Rank.LISTED}
-    ranked = sorted(edges, key=lambda edge: (edge.rank, nodes[edge.first].key, nodes[edge.second].key))
+    canonical = {node: place for place, node in enumerate(sorted(range(len(nodes)), key=lambda node: nodes[node].key))}
+    ranked = sorted(edges, key=lambda edge: (edge.rank, canonical[edge.first], canonical[edge.second]))
     implied: set[tuple[int, int]] | None = None
     for edge in ranked:
         if edge.rank is Rank.LISTED and implied is None:
