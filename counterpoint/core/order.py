@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 __all__ = ["Edge", "Node", "Order", "Pair", "Rank", "arrange"]
 
@@ -28,8 +29,7 @@ class Node:
     listed: bool = True
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(NamedTuple):
     """One step, by position, must come before another, by this rule and for this reason."""
 
     first: int
@@ -39,8 +39,7 @@ class Edge:
     reason: str
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Two steps, in running order, whose order the list alone decided, or did not decide.
 
     ``outcome`` is ``moved`` (the list had them the other way round), ``as listed`` (only the list decides), or

@@ -136,7 +136,7 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as JSON, with its fingerprint and the pairs that the list decided or did not decide."""
-        pairs = [vars(pair) for pair in self.pairs]
+        pairs = [pair._asdict() for pair in self.pairs]
         return json.dumps({**self.to_data(), "pairs": pairs, "fingerprint": self.fingerprint}, indent=2)
 
     @property
