@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from counterpoint.core.effects import Edit, Form, HookEffect, TransformEffect
 from counterpoint.core.kinds import Field
 
-__all__ = ["Verdict", "commute", "convention", "hooks_commute"]
+__all__ = ["AS_LISTED", "Verdict", "commute", "convention", "hooks_commute"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Verdict:
     rule: str
     reason: str
 
-    def reversed(self) -> Verdict:
-        """Return the verdict on the same pair, named the other way round."""
-        return Verdict(-self.sign, self.rule, self.reason)
+
+AS_LISTED = Verdict(0, "as-listed", "they do not commute, and no rule orders them")
+"""The verdict on two that only the list can order."""
 
 
 def edits_commute(first: Edit, second: Edit) -> bool:
@@ -64,7 +64,7 @@ def convention(first: TransformEffect, second: TransformEffect) -> Verdict:
     ):
         if early(first) != early(second):
             return Verdict(-1 if early(first) else 1, rule, reason)
-    return Verdict(0, "as-listed", "they do not commute, and no rule orders them")
+    return AS_LISTED
 
 
 def hooks_commute(first: HookEffect, second: HookEffect) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from itertools import combinations
 
-from counterpoint.core.commute import Verdict, commute, convention, hooks_commute
+from counterpoint.core.commute import AS_LISTED, Verdict, commute, convention, hooks_commute
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.kinds import Field, Kind, names
 from counterpoint.core.member import Member
@@ -13,8 +13,6 @@ from counterpoint.core.order import Edge, Node, Rank
 from counterpoint.core.steps import BatchStep, HookStep
 
 __all__ = ["batch_edges", "disagreements", "hook_edges", "node_of"]
-
-_LISTED = Verdict(0, "as-listed", "they do not commute, and no rule orders them")
 
 
 def node_of(step: BatchStep | HookStep) -> Node:
@@ -52,7 +50,7 @@ def hook_edges(hooks: Sequence[HookStep]) -> list[Edge]:
     settled = {frozenset((edge.first, edge.second)) for edge in edges}
     for i, j in combinations(range(len(hooks)), 2):
         if frozenset((i, j)) not in settled and not hooks_commute(hooks[i].effect, hooks[j].effect):
-            edges.append(_judged(i, j, _LISTED))
+            edges.append(_judged(i, j, AS_LISTED))
     return edges
 
 
