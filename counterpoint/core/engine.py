@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,44 +13,17 @@ from torch.optim import Optimizer
 from counterpoint.core.batch import Batch
 from counterpoint.core.contract import watch_hook, watch_restoring
 from counterpoint.core.effects import Phase
-from counterpoint.core.errors import ContractError, CounterpointError, EngineRequiredError
+from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.events import Event
 from counterpoint.core.fitting import check_model
+from counterpoint.core.handlers import Handler, Resume, handlers
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.core.run import Dice, draw, edit, process_rank
-from counterpoint.core.scope import Outcome, Scope
+from counterpoint.core.scope import Scope
 from counterpoint.core.state import load_states, pack_states
-from counterpoint.core.steps import HookStep
 
 __all__ = ["Engine"]
-
-_Hook = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class _Handler:
-    """A hook bound to its algorithm."""
-
-    step: HookStep
-    call: _Hook
-
-
-@dataclass(frozen=True)
-class _Resume:
-    """Resumes a hook around a span with the outcome; an ExitStack calls it whatever happened."""
-
-    hook: Generator[None, Outcome, None]
-    owner: str
-    restored: Callable[[], None]
-
-    def __call__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        try:
-            self.hook.send(Outcome(error))
-        except StopIteration:
-            self.restored()
-            return False
-        raise ContractError(f"{self.owner} yields more than once around a span: yield once, then restore")
 
 
 class Engine:
@@ -97,7 +69,7 @@ class Engine:
         self._loss: Tensor | None = None
         self._fired: set[Event] = set()
         self._states: dict[str, object] = {}
-        self._handlers = _table(plan)
+        self._handlers = handlers(plan)
         with self.span(Event.SETUP):
             pass
         for member in plan.members:
@@ -191,16 +163,24 @@ class Engine:
         ``closure()`` runs the forward and backward passes of the whole device batch and returns the loss; gradients are
         zeroed before it runs, and a method may run it more than once.
         """
-        if self.optimizer is None:
-            raise CounterpointError("the engine has no optimizer yet: set engine.optimizer before the first step")
+        with self.update(closure) as loss:
+            (self._update or self._ready().step)()
+        return loss
+
+    @contextmanager
+    def update(self, closure: Callable[[], Tensor]) -> Iterator[Tensor]:
+        """Span the update of one optimizer step, for a loop that steps the optimizer itself, in the body.
+
+        Yields the loss when the gradients are as the optimizer is to use them; ``closure`` as in ``step``.
+        """
+        self._ready()
         with self.span(Event.STEP):
             run = self._zeroed(closure)
             for handler in reversed(self._acting(Event.STEP, Phase.REPLACE)):
                 run = self._replaced(handler, run)
-            self._loss = run()
+            self._loss = loss = run()
             with self.span(Event.UPDATE):
-                (self._update or self.optimizer.step)()
-        return self._loss
+                yield loss
 
     def draws(self) -> dict[str, Any]:
         """Return the draws of the methods that act on the batch at hand, by their names in the plan."""
@@ -215,10 +195,14 @@ class Engine:
         load_states(self._states, {name: value for name, value in packed.items() if name != "batches"})
         self.batches = int(packed["batches"])
 
+    def _ready(self) -> Optimizer:
+        if self.optimizer is None:
+            raise CounterpointError("the engine has no optimizer yet: set engine.optimizer before the first step")
+        return self.optimizer
+
     def _zeroed(self, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def run() -> Tensor:
-            assert self.optimizer is not None
-            self.optimizer.zero_grad()
+            self._ready().zero_grad()
             self._fired.clear()
             loss = closure()
             self._check_fired()
@@ -236,7 +220,7 @@ class Engine:
                     f"engine.step fired none: wrap that part of it in `with engine.{event.value}():`"
                 )
 
-    def _replaced(self, handler: _Handler, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    def _replaced(self, handler: Handler, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def instead() -> Tensor:
             loss: Tensor = handler.call(self._state(handler), self._scope(handler), run)
             return loss
@@ -251,24 +235,24 @@ class Engine:
             restored = watch_restoring(self.plan.contract, handler.step.name, handler.step.effect, self.model)
             done = watch_hook(self.plan.contract, handler.step.name, handler.step.effect, self.model)
             next(hook)
-            entered.push(_Resume(hook, handler.step.name, restored))
+            entered.push(Resume(hook, handler.step.name, restored))
             done()
 
-    def _acting(self, event: Event, phase: Phase) -> Sequence[_Handler]:
+    def _acting(self, event: Event, phase: Phase) -> Sequence[Handler]:
         handlers = self._handlers.get((event, phase), ())
         if not event.in_batch or not handlers:
             return handlers
         return [handler for handler in handlers if handler.step.name in self._active]
 
-    def _call(self, handler: _Handler) -> None:
+    def _call(self, handler: Handler) -> None:
         done = watch_hook(self.plan.contract, handler.step.name, handler.step.effect, self.model)
         handler.call(self._state(handler), self._scope(handler))
         done()
 
-    def _state(self, handler: _Handler) -> object | None:
+    def _state(self, handler: Handler) -> object | None:
         return self._states.get(handler.step.name)
 
-    def _scope(self, handler: _Handler) -> Scope:
+    def _scope(self, handler: Handler) -> Scope:
         return Scope(
             owner=handler.step.name,
             effect=handler.step.effect,
@@ -284,11 +268,3 @@ class Engine:
                 Field.LOSS: self._loss,
             },
         )
-
-
-def _table(plan: Plan) -> dict[tuple[Event, Phase], tuple[_Handler, ...]]:
-    table: dict[tuple[Event, Phase], tuple[_Handler, ...]] = {}
-    for hook in plan.hooks:
-        key = (hook.effect.event, hook.effect.phase)
-        table[key] = (*table.get(key, ()), _Handler(hook, getattr(hook.work.algorithm, hook.effect.method)))
-    return table

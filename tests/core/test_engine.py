@@ -355,3 +355,42 @@ def test_shared_methods_draw_alike_on_every_rank() -> None:
     assert "the same on every rank: same" in plan.explain()
     inputs, targets = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
     assert torch.equal(plan(inputs, targets, step=3, rank=0)[0], plan(inputs, targets, step=3, rank=5)[0])
+
+
+def test_a_loop_may_step_the_optimizer_itself() -> None:
+    """Between the gradients that the optimizer is to use and what comes after its step."""
+
+    class Doubled(cp.Algorithm[None], name="doubled"):
+        @cp.before(cp.Event.UPDATE, writes="gradients")
+        def double(self, state: object, scope: cp.Scope) -> None:
+            scope.model[1].bias.grad.mul_(2)
+
+        @cp.after(cp.Event.STEP, reads="parameters")
+        def look(self, state: object, scope: cp.Scope) -> None:
+            LOG.append(scope.model[1].bias.detach().clone())
+
+    engine, model, inputs, targets = make(check([Doubled()]))
+    train(engine, model, inputs, targets)
+    wanted = LOG[-1]
+    engine, model, inputs, targets = make(check([Doubled()]))
+    start = model[1].bias.detach().clone()
+
+    def closure() -> Tensor:
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        loss.backward()
+        return loss.detach()
+
+    with engine.batch(inputs, targets), engine.update(closure) as loss:
+        assert torch.equal(loss, nn.functional.cross_entropy(model(inputs), targets))
+        assert torch.equal(model[1].bias, start)
+        engine.optimizer.step()
+    assert torch.equal(LOG[-1], wanted)
+    assert torch.equal(model[1].bias, wanted)
+
+
+def test_an_update_that_fails_leaves_no_step_behind() -> None:
+    engine, _, inputs, targets = make(check([Trace()]))
+    with pytest.raises(KeyboardInterrupt), engine.batch(inputs, targets), engine.update(lambda: torch.tensor(0.0)):
+        raise KeyboardInterrupt
+    assert LOG == ["trace:before-update"]
+    assert engine.batches == 0
