@@ -46,9 +46,10 @@ class MeanLoss(_Mean):
     """
 
     def update(self, loss: Tensor, weight: Tensor | float) -> None:
-        """Add a batch of mean ``loss`` that counts ``weight`` times."""
-        self.total += loss.detach().to(self._sums) * weight
-        self.weight += weight
+        """Add a batch of mean ``loss`` that counts ``weight`` times; one that does not count may be NaN, 0 / 0."""
+        times = torch.as_tensor(weight, dtype=self._sums, device=loss.device)
+        self.total += torch.where(times == 0, 0, loss.detach().to(self._sums) * times)
+        self.weight += times
 
 
 class ExpectedAccuracy(_Mean):

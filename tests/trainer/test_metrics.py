@@ -110,3 +110,12 @@ def test_other_tasks_have_a_loss_alone(task: str) -> None:
     assert training.compute() == {"train_loss": 2.0}
     assert evaluation.compute() == {"evaluation_loss": 2.0}
     assert training.local_accuracy() == {}
+
+
+def test_a_batch_in_which_nothing_counts_leaves_the_mean_alone() -> None:
+    metric = MeanLoss()
+    metric.update(torch.tensor(2.0), torch.tensor(3.0))
+    metric.update(torch.tensor(float("nan")), torch.tensor(0.0))
+    assert metric.compute().item() == 2.0
+    metric.update(torch.tensor(float("nan")), 1.0)
+    assert metric.compute().isnan()

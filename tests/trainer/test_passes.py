@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -97,6 +99,58 @@ def test_outputs_are_those_of_the_first_run() -> None:
         assert passes() != first
     with torch.no_grad():
         assert torch.allclose(passes.outputs, _model()(inputs))
+
+
+def _mean_over_samples(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).abs().sum(1).mean()
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("task", "loss", "accepts", "targets"),
+    [
+        ("multilabel", nn.BCEWithLogitsLoss(pos_weight=WEIGHT), None, torch.rand),
+        ("regression", nn.MSELoss(), None, torch.randn),
+        ("regression", _mean_over_samples, {"continuous"}, torch.randn),
+    ],
+    ids=["multilabel", "regression", "a loss of one's own"],
+)
+def test_other_tasks_add_up(task: str, loss: Any, accepts: Any, targets: Any, parts: int) -> None:
+    facts = {"num_classes": CLASSES} if task == "multilabel" else {}
+    plan = cp.compose(["mixup"], loss=loss, loss_accepts=accepts, task=task, inputs="features", seed=2, **facts)
+    wanted = targets(13, CLASSES, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    inputs, _ = _batch()
+    whole_loss, whole, _ = _run(plan, inputs, wanted, 1)
+    part_loss, split, _ = _run(plan, inputs, wanted, parts)
+    assert part_loss.item() == pytest.approx(whole_loss.item(), rel=1e-6)
+    for one, other in zip(whole, split, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+@pytest.mark.parametrize("algorithms", [[], ["cutmix", "label_smoothing"]], ids=str)
+def test_positions_add_up(algorithms: list[str], parts: int) -> None:
+    """Segmentation, whose samples have different numbers of positions that count."""
+    generator = torch.Generator().manual_seed(3)
+    inputs = torch.randn(7, 2, 4, 4, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, CLASSES, (7, 4, 4), generator=generator)
+    targets[torch.rand(7, 4, 4, generator=generator) < torch.linspace(0, 1, 7)[:, None, None]] = 255
+    loss = nn.CrossEntropyLoss(weight=WEIGHT, ignore_index=255)
+    plan = cp.compose(algorithms, loss=loss, task="segmentation", num_classes=CLASSES, inputs="image", seed=2)
+    weight = torch.randn(CLASSES, 2, 1, 1, generator=generator, dtype=torch.float64)
+
+    def gradient(count: int) -> Tensor:
+        model = nn.Conv2d(2, CLASSES, 1).double()
+        with torch.no_grad():
+            model.weight.copy_(weight)
+            model.bias.zero_()
+        engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
+        with engine.batch(inputs, targets) as batch:
+            engine.step(Passes(engine, model, Accelerator(cpu=True), batch, count))
+        assert model.weight.grad is not None
+        return model.weight.grad
+
+    assert torch.allclose(gradient(parts), gradient(1), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize(("reduction", "mean", "weight"), [("mean", 3.0, 4.0), ("sum", 0.75, 4.0)])
