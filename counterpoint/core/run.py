@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec
+from counterpoint.core.calls import Call, map_draws
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
-from counterpoint.core.effects import TransformEffect
 from counterpoint.core.errors import DataError
 from counterpoint.core.intake import check_batch
-from counterpoint.core.kinds import Field
 from counterpoint.core.member import Member
 from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
@@ -106,41 +106,41 @@ class _Editing:
         return batch
 
     def _run(self, planned: BatchStep, batch: Batch) -> Batch:
-        if isinstance(planned.work, Conversion):
-            edited = self._convert(planned.work, batch)
-        else:
-            edited = self._act(planned.work, planned.method, batch)
-        given = {effect.edits[part].gives for effect in planned.effects for part in effect.edits}
-        return replace(
-            edited,
-            inputs_kind=planned.after[Field.INPUTS] if planned.after[Field.INPUTS] in given else batch.inputs_kind,
-            targets_kind=planned.after[Field.TARGETS] if planned.after[Field.TARGETS] in given else batch.targets_kind,
-            writable=batch.writable or not _shares_memory(edited.inputs, batch.inputs),
-        )
+        edited = batch
+        for call in self._calls(planned, batch):
+            edited = call(edited)
+            own = not _shares_memory(edited.inputs, batch.inputs)
+            edited = replace(edited, writable=batch.writable or own)
+        return edited
 
-    def _convert(self, conversion: Conversion, batch: Batch) -> Batch:
+    def _calls(self, planned: BatchStep, batch: Batch) -> Iterator[Call]:
+        """Give the edits by which a step acts on this batch."""
+        if isinstance(planned.work, Conversion):
+            yield Call(planned.name, planned, partial(self._convert, planned.work))
+        else:
+            yield from self._acts(planned, planned.work, planned.method, batch)
+
+    def _convert(self, conversion: Conversion, batch: Batch, draws: None) -> Batch:
         classes = self._plan.facts.num_classes or 0
         return batch.with_targets(conversion.convert(batch.targets, classes, self._plan.ignore_index))
 
-    def _act(self, member: Member, method: str | None, batch: Batch) -> Batch:
+    def _acts(self, planned: BatchStep, member: Member, method: str | None, batch: Batch) -> Iterator[Call]:
         if not self._dice.acts(member):
-            return batch
+            return
         if member.branches:
             chosen = self._dice.chosen(member)
             self.draws[member.identity] = chosen.identity
-            return self._act(chosen, None, batch)
+            yield from self._acts(planned, chosen, None, batch)
+            return
         if member.identity not in self.draws:
             self.draws[member.identity] = draw(member, batch.spec, self._dice)
         drawn = _moved(self.draws[member.identity], batch.inputs.device)
         for effect in member.declaration.transforms:
             if method is None or effect.method == method:
-                batch = self._apply(member, effect, batch, drawn)
-        return batch
-
-    def _apply(self, member: Member, effect: TransformEffect, batch: Batch, drawn: Any) -> Batch:
-        apply = getattr(member.algorithm, effect.method)
-        edited: Batch = apply(batch, drawn, self._losses) if effect.sample_losses else apply(batch, drawn)
-        return edited
+                edit = getattr(member.algorithm, effect.method)
+                if effect.sample_losses:
+                    edit = partial(_with_losses, edit, self._losses)
+                yield Call(f"{member.identity}.{effect.method}", planned, edit, drawn)
 
     def view(self) -> Batch:
         """Run the steps that change kinds alone, on the batch as it was given."""
@@ -190,17 +190,14 @@ def draw(member: Member, spec: BatchSpec, dice: Dice) -> Any:
     return member.algorithm.draw(spec, dice.rng(member))
 
 
+def _with_losses(edit: Callable[..., Batch], losses: Callable[[], Tensor], batch: Batch, draws: Any) -> Batch:
+    return edit(batch, draws, losses)
+
+
 def _moved(draws: Any, device: torch.device) -> Any:
     """Return draws with every tensor on the device, moved without waiting."""
     if device.type == "cpu":
         return draws
-    if isinstance(draws, Tensor):
-        return draws.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else draws.to(device)
-    if is_dataclass(draws) and not isinstance(draws, type):
-        return replace(draws, **{part.name: _moved(getattr(draws, part.name), device) for part in fields(draws)})
-    if isinstance(draws, Mapping):
-        return {key: _moved(value, device) for key, value in draws.items()}
-    if isinstance(draws, tuple):
-        moved = [_moved(value, device) for value in draws]
-        return type(draws)(*moved) if type(draws) is not tuple else tuple(moved)
-    return draws
+    if device.type == "cuda":
+        return map_draws(lambda tensor: tensor.pin_memory().to(device, non_blocking=True), draws)
+    return map_draws(lambda tensor: tensor.to(device), draws)
