@@ -14,6 +14,7 @@ from torch import Tensor
 from counterpoint.core.batch import BatchSpec
 from counterpoint.core.errors import CompositionError, ConfigError, DataError, RunDirectoryError
 from counterpoint.core.faults import Fault
+from counterpoint.core.member import named
 from counterpoint.trainer.components import ComponentOf
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.explain import config_error
@@ -111,16 +112,21 @@ def _trainer(path: str, config: RunConfig) -> Trainer:
 def _further_faults(tree: Mapping[str, Any]) -> tuple[Fault, ...]:
     """Return what does not fit among the methods whose own settings are right, where the rest of the config is right.
 
-    An order that refers to one of the wrong methods is no fault of its own.
+    An order that refers to one of the wrong methods, which are left out here, is no fault of its own.
     """
     from counterpoint.trainer.trainer import Trainer
 
     listed = tree.get("algorithms")
-    sound = [item for item in listed if _is_sound(item)] if isinstance(listed, list) else []
+    items = listed if isinstance(listed, list) else []
+    sound = [item for item in items if _is_sound(item)]
     try:
         Trainer(RunConfig.model_validate({**tree, "algorithms": sound}))
     except CompositionError as error:
-        return tuple(fault for fault in error.faults if fault.code != "unknown-reference")
+        return tuple(
+            fault
+            for fault in error.faults
+            if fault.code != "unknown-reference" or not named(items).issuperset(fault.algorithms)
+        )
     except (ConfigError, DataError, RunDirectoryError, ValidationError):  # told before, or once this is right
         return ()
     return ()

@@ -16,7 +16,7 @@ from counterpoint.core.facts import Facts
 from counterpoint.core.faults import Fault, Terms
 from counterpoint.core.kinds import Field, Kind, names
 from counterpoint.core.loss import LossSpec
-from counterpoint.core.member import Member, Resolver, enlist
+from counterpoint.core.member import Member, Resolver, enlist, named
 from counterpoint.core.order import Order, Pair, Rank, arrange
 from counterpoint.core.plan import Plan
 from counterpoint.core.remedy import Drop, Set, State
@@ -45,7 +45,7 @@ def compose(
     whoever calls. Raises ``CompositionError`` with every fault there is.
     """
     members, found = enlist(algorithms, resolve, facts.clock, terms)
-    found = [*faults, *found, *check_members(members, loss, facts, terms, choice)]
+    found = [*faults, *found, *check_members(members, named(algorithms), loss, facts, terms, choice)]
     start = {Field.INPUTS: facts.inputs, Field.TARGETS: facts.task.targets}
     nodes = _step_nodes(members)
     nodes = [*_conversions(nodes, loss, start), *nodes]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 
 from counterpoint.core.errors import nearest
@@ -18,13 +18,22 @@ __all__ = ["check_members", "without"]
 
 
 def check_members(
-    members: Sequence[Member], loss: LossSpec | None, facts: Facts, terms: Terms, choice: str
+    members: Sequence[Member],
+    named: Collection[str],
+    loss: LossSpec | None,
+    facts: Facts,
+    terms: Terms,
+    choice: str,
 ) -> Iterator[Fault]:
-    """Find every fault that the members have whatever their order; ``choice`` names the method that chooses."""
+    """Find every fault that the members have whatever their order.
+
+    ``named`` are the names that the list holds, those of methods with faults of their own included; ``choice`` names
+    the method that chooses.
+    """
     for member in members:
         for leaf in member.leaves:
             yield from _meaning(leaf, facts, terms)
-        yield from _references(member, members, terms)
+        yield from _references(member, named, terms)
         yield from _choice(member)
         yield from _conditional(member, terms)
         yield from _passes(member, loss, facts, terms)
@@ -48,13 +57,12 @@ def _meaning(member: Member, facts: Facts, terms: Terms) -> Iterator[Fault]:
         yield Fault("batch-too-small", message, fix, (member.identity,), Event.BATCH, (state,))
 
 
-def _references(member: Member, members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
+def _references(member: Member, named: Collection[str], terms: Terms) -> Iterator[Fault]:
     for branch in member.branches:
         if branch.algorithm.after or branch.algorithm.before:
             message = f"{branch.identity} asks for an order, and the branches of {member.identity} are ordered as one"
             fix = f"put its `after` and `before` on {member.identity}"
             yield Fault("wish-impossible", message, fix, (member.identity, branch.identity), Event.BATCH)
-    known = {other.identity for other in members}
     for key in ("after", "before"):
         wished: tuple[str, ...] = getattr(member.algorithm, key)
         for name in wished:
@@ -62,11 +70,11 @@ def _references(member: Member, members: Sequence[Member], terms: Terms) -> Iter
                 message = f"{member.identity} asks to come {key} itself"
                 fix = f"take {name!r} out of its {key!r}"
                 yield Fault("wish-impossible", message, fix, (member.identity,), remedies=(without(member, key, name),))
-            elif name not in known:
+            elif name not in named:
                 message = f"{member.identity} asks to come {key} {name!r}, and no method of the list goes by that name"
-                fix = f"name one that is listed{nearest(name, known - {member.identity})}, or drop the wish"
+                fix = f"name one that is listed{nearest(name, {*named} - {member.identity})}, or drop the wish"
                 drop = without(member, key, name)
-                yield Fault("unknown-reference", message, fix, (member.identity,), remedies=(drop,))
+                yield Fault("unknown-reference", message, fix, (member.identity, name), remedies=(drop,))
 
 
 def _choice(member: Member) -> Iterator[Fault]:
@@ -158,7 +166,8 @@ def _clash(
     elif slot.per_batch:
         fix += ": give them an `end` and a `start` that do not meet"
         if choice and not (first.declaration.hooks or second.declaration.hooks):
-            fix += f", or choose one a batch: {terms.choice(choice, one, other)}"
+            branches = [first.algorithm.component(), second.algorithm.component()]
+            fix += f", or choose one a batch: {terms.choice(choice, branches)}"
             return Fault(slot.code, message, fix, (one, other), Event.BATCH, (Choose((one, other), choice),))
     return Fault(slot.code, message, fix, (one, other), _event_of(first, mine), (remedy,))
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from counterpoint.core.events import Event
 from counterpoint.core.remedy import Remedy
@@ -46,6 +50,9 @@ CODES = {
     "compile-unavailable": "this version cannot compile a plan",
 }
 """Every code that a fault may have, with what it means."""
+
+_PLAIN = re.compile(r"[a-z][a-z0-9_]*|[0-9.]+(ba|ep|dur)")
+_NO_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
 
 
 @dataclass(frozen=True)
@@ -98,14 +105,36 @@ class Terms(Enum):
         words = sorted(value)
         return f"[{', '.join(words)}]" if self is Terms.YAML else "{" + ", ".join(map(repr, words)) + "}"
 
-    def component(self, name: str, **settings: str) -> str:
-        """Word an item of the list of algorithms."""
-        if self is Terms.YAML:
-            return "`{" + ", ".join(f"{key}: {value}" for key, value in {"name": name, **settings}.items()) + "}`"
-        return "{" + ", ".join(f"{key!r}: {value!r}" for key, value in {"name": name, **settings}.items()) + "}"
+    def item(self, component: Mapping[str, Any]) -> str:
+        """Word an item of the list of algorithms: a bare name where it has no settings, else a mapping.
 
-    def choice(self, name: str, first: str, second: str) -> str:
-        """Word a choice between two algorithms of the list, by the method of that name."""
-        if self is Terms.YAML:
-            return f"`{{name: {name}, algorithms: [{first}, {second}]}}`"
-        return f"{{'name': {name!r}, 'algorithms': [{first!r}, {second!r}]}}"
+        >>> Terms.YAML.item({"name": "mixup"}), Terms.YAML.item({"name": "mixup", "id": "late", "start": "0.5dur"})
+        ('mixup', '{name: mixup, id: late, start: 0.5dur}')
+        >>> Terms.PYTHON.item({"name": "one_of", "algorithms": ({"name": "mixup"}, {"name": "cutmix"})})
+        "{'name': 'one_of', 'algorithms': ['mixup', 'cutmix']}"
+        """
+        plain = _bare(component)
+        return _flow(plain) if self is Terms.YAML else repr(plain)
+
+    def choice(self, name: str, branches: Sequence[Mapping[str, Any]]) -> str:
+        """Word a choice among items of the list of algorithms, by the method of that name."""
+        worded = self.item({"name": name, "algorithms": branches})
+        return f"`{worded}`" if self is Terms.YAML else worded
+
+
+def _bare(value: Any) -> Any:
+    """Return plain data in which items of a list that have a name and nothing else are that name."""
+    if isinstance(value, Mapping):
+        inner = {key: _bare(held) for key, held in value.items()}
+        return inner["name"] if inner.keys() == {"name"} else inner
+    return [_bare(held) for held in value] if isinstance(value, list | tuple) else value
+
+
+def _flow(value: Any) -> str:
+    """Write plain data as YAML on one line; words stand without quotes where YAML reads them as text."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(held)}" for key, held in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    plain = isinstance(value, str) and _PLAIN.fullmatch(value) and value not in _NO_TEXT
+    return str(value) if plain else json.dumps(value)

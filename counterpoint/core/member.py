@@ -18,9 +18,12 @@ from counterpoint.core.kinds import Claim
 from counterpoint.core.remedy import Set
 from counterpoint.core.schedule import Clock, Schedule
 
-__all__ = ["Member", "Resolver", "enlist", "explain_settings"]
+__all__ = ["Member", "Resolver", "enlist", "explain_settings", "named"]
 
 Resolver = Callable[[str], type[Algorithm[Any]]]
+
+OTHER_NAME = "write one of the registered names; `counterpoint list` shows them"
+MEND_PACKAGE = "mend, upgrade or uninstall the package; `counterpoint list --check` shows each that is broken"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ def enlist(given: Sequence[object], resolve: Resolver, clock: Clock, terms: Term
         members += _member(algorithm, algorithm.identity, clock, terms, faults)
     faults += _duplicates(identities, members, terms)
     return members, faults
+
+
+def named(given: Sequence[object]) -> frozenset[str]:
+    """Return the names by which the items of a list go, also of those that cannot be made.
+
+    >>> sorted(named(["mixup", {"name": "cutout", "id": "holes", "length": 7}, None]))
+    ['holes', 'mixup']
+    """
+    return frozenset(name for name in map(_name_of, given) if name is not None)
+
+
+def _name_of(item: object) -> str | None:
+    if isinstance(item, Algorithm):
+        return item.identity
+    name = (item.get("id") or item.get("name")) if isinstance(item, Mapping) else item
+    return name if isinstance(name, str) else None
 
 
 def _member(
@@ -139,8 +158,8 @@ def _unbuilt(item: object, position: int, error: Exception, resolve: Resolver, t
     if isinstance(error, pydantic.ValidationError):
         return explain_settings(error, place, resolve(name))
     if isinstance(error, PluginError):
-        code = "unknown-algorithm" if isinstance(error, UnknownNameError) else "broken-plugin"
-        fix = "write one of the registered names; `counterpoint list` shows them"
+        unknown = isinstance(error, UnknownNameError)
+        code, fix = ("unknown-algorithm", OTHER_NAME) if unknown else ("broken-plugin", MEND_PACKAGE)
         return [Fault(code, f"{place}: {error}", fix, (name,))]
     return [Fault("not-an-algorithm", f"{place}: {error}", "write the name of a method, or a mapping with its name")]
 

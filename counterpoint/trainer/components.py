@@ -132,8 +132,8 @@ def _split(value: object) -> tuple[str, dict[str, Any]]:
     if isinstance(name, str):
         return name, settings
     if isinstance(value, Mapping) and "name" not in value:
-        raise PydanticCustomError(NO_COMPONENT, "the mapping has no `name`; write {name: NAME, ...}")
-    raise PydanticCustomError(NO_COMPONENT, "write a name, or a mapping with `name` and its settings")
+        raise PydanticCustomError(NO_COMPONENT, "the mapping has no `name`")
+    raise PydanticCustomError(NO_COMPONENT, "is neither a name nor a mapping with `name` and settings")
 
 
 def _loads(load: Callable[[str], Any], name: str) -> Any:

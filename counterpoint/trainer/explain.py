@@ -12,19 +12,19 @@ from pydantic_core import ErrorDetails
 
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
-from counterpoint.trainer.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME
+from counterpoint.core.member import MEND_PACKAGE, OTHER_NAME
+from counterpoint.trainer.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
 from counterpoint.trainer.settings import settings_of
 
 __all__ = ["config_error", "explain"]
 
 Place = tuple[int | str, ...]
-OWN_WORDS = {
-    UNKNOWN_NAME: "unknown-algorithm",
-    BROKEN_PLUGIN: "broken-plugin",
-    NO_COMPONENT: "not-an-algorithm",
-    "value_error": "bad-setting",
+WAYS = {
+    UNKNOWN_NAME: ("unknown-algorithm", ""),
+    BROKEN_PLUGIN: ("broken-plugin", MEND_PACKAGE),
+    NO_COMPONENT: ("not-an-algorithm", "write a name, or a mapping with `name` and its settings"),
 }
-"""The types of errors whose message says by itself what is allowed, and the codes of their faults."""
+"""The types of errors about components: the code of the fault in a list of algorithms, and the way out."""
 
 
 def explain(
@@ -49,8 +49,7 @@ def config_error(source: str, faults: Sequence[Fault]) -> ConfigError:
         fix: did you mean 'seed'?
     """
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    told = [str(fault) if fault.fix else f"[{fault.code}] {fault.message}" for fault in faults]
-    return ConfigError("\n  ".join([f"{source}: {count} in the config:", *told]), faults)
+    return ConfigError("\n  ".join([f"{source}: {count} in the config:", *map(str, faults)]), faults)
 
 
 def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
@@ -65,7 +64,7 @@ def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, An
     place = _within(details["loc"], tree)
     if missing:
         place = (*_within(details["loc"][:-1], tree), details["loc"][-1])
-    owner, depth = _owner(place, config, tree)
+    owner, depth, name = _owner(place, config, tree)
     key = ".".join(map(str, place))
     value = "" if details["type"] in ("missing", "invalid_key") else _shown(details["input"])
     where = key + value + _origin(key, overrides)
@@ -74,16 +73,32 @@ def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, An
         known = [*owner.model_fields, "name"] if depth else list(owner.model_fields)
         noun = "setting" if depth else "key"
         return Fault("bad-setting", f"{where}: there is no such {noun}", nearest(str(place[-1]), known)[2:])
-    if missing:
-        return Fault("bad-setting", f"{where}: is missing", f"write {setting.allowed}" if setting else "")
-    if details["type"] in OWN_WORDS:
-        code = OWN_WORDS[details["type"]]
-        if code in ("unknown-algorithm", "not-an-algorithm") and place[0] != "algorithms":
+    if details["type"] in WAYS:
+        code, way = WAYS[details["type"]]
+        if code != "broken-plugin" and place[0] != "algorithms":
             code = "bad-setting"
-        return Fault(code, f"{where}: {details['msg'].removeprefix('Value error, ')}", "")
-    if setting is None:
-        return Fault("bad-setting", f"{where}: {details['msg'].replace('Input should', 'must')}", "")
-    return Fault("bad-setting", f"{where}: is not allowed", f"write {setting}")
+        return Fault(code, f"{where}: {details['msg']}", way or _names(str(place[0])))
+    if missing:
+        return Fault("bad-setting", f"{where}: is missing", f"write {setting.allowed}" if setting else "write it")
+    fix = f"write {setting}" if setting else f"write what is allowed; {_help(name, str(place[0]))}"
+    if details["type"] == "value_error":
+        # A validator's own words: the reason, and behind a semicolon the way out.
+        reason, _, way = details["msg"].removeprefix("Value error, ").partition("; ")
+        return Fault("bad-setting", f"{where}: {reason}", way or fix)
+    said = "is not allowed" if setting else details["msg"].replace("Input should", "must", 1)
+    return Fault("bad-setting", f"{where}: {said}", fix)
+
+
+def _names(role: str) -> str:
+    """Say which names a role has."""
+    names = ROLES[role]
+    return f"write one of {', '.join(names.names())}" if isinstance(names, Table) else OTHER_NAME
+
+
+def _help(name: str, role: str) -> str:
+    """Say where the settings of a component are explained, or those of the config itself, whose name is empty."""
+    shown = name and not isinstance(ROLES[role], Table)
+    return f"`counterpoint show {name}` lists the settings" if shown else "`counterpoint schema` has every key"
 
 
 def _within(place: Place, tree: Mapping[str, Any]) -> Place:
@@ -102,16 +117,16 @@ def _holds(held: object, part: int | str) -> bool:
     return isinstance(held, list) and isinstance(part, int) and part < len(held)
 
 
-def _owner(place: Place, config: type[BaseModel], tree: Mapping[str, Any]) -> tuple[type[BaseModel], int]:
-    """Return the class that has the faulty setting, and where in ``place`` the setting's name stands."""
+def _owner(place: Place, config: type[BaseModel], tree: Mapping[str, Any]) -> tuple[type[BaseModel], int, str]:
+    """Return the class that has the faulty setting, where in ``place`` the setting's name stands, and its own name."""
     held: Any = tree
-    owner, depth = config, 0
+    owner, depth, own = config, 0, ""
     for position, part in enumerate(place[:-1], start=1):
         held = held[part]
         name = held.get("name") if isinstance(held, Mapping) else held
         if isinstance(name, str) and name in ROLES[str(place[0])].names():
-            owner, depth = ROLES[str(place[0])].load(name), position
-    return owner, depth
+            owner, depth, own = ROLES[str(place[0])].load(name), position, name
+    return owner, depth, own
 
 
 def _shown(value: object) -> str:

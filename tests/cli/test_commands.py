@@ -105,6 +105,16 @@ def test_check_gives_faults_as_json(folder: Path, run: Run) -> None:
         assert fault["fix"] in result.err
 
 
+def test_a_wish_is_at_fault_only_where_it_names_nobody_in_the_list(folder: Path, run: Run) -> None:
+    wishes = "{name: mixup, alpha: -1}, {name: cutout, before: mixup}, {name: ema, after: emu}"
+    (folder / "run.yaml").write_text(f"{HEAD}algorithms: [{wishes}]\n")
+    told = json.loads(run("check", "run.yaml", "--format", "json").out)
+    assert [(fault["code"], fault["algorithms"]) for fault in told["faults"]] == [
+        ("bad-setting", []),
+        ("unknown-reference", ["ema", "emu"]),
+    ]
+
+
 def test_check_gives_a_file_that_is_no_config_as_json(folder: Path, run: Run) -> None:
     told = json.loads(run("check", "run.yaml", "--format", "json").out)
     assert [(fault["code"], fault["message"]) for fault in told["faults"]] == [
