@@ -6,21 +6,25 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cached_property
 from typing import Any
 
 import pydantic
 
 from counterpoint.core.algorithm import Algorithm, build
-from counterpoint.core.effects import Declaration
+from counterpoint.core.effects import Declaration, Phase
 from counterpoint.core.errors import PluginError, UnknownNameError, nearest
 from counterpoint.core.faults import Fault, Terms
-from counterpoint.core.kinds import Claim
+from counterpoint.core.kinds import Claim, Field
 from counterpoint.core.remedy import Set
 from counterpoint.core.schedule import Clock, Schedule
 
 __all__ = ["Member", "Resolver", "enlist", "explain_settings", "named"]
 
 Resolver = Callable[[str], type[Algorithm[Any]]]
+
+HELD_ALIKE = frozenset({Field.PARAMETERS, Field.GRADIENTS, Field.MODULES, Field.OPTIMIZER})
+"""What all ranks hold alike, and would no more if each edited it by draws of its own."""
 
 OTHER_NAME = "write one of the registered names; `counterpoint list` shows them"
 MEND_PACKAGE = "mend, upgrade or uninstall the package; `counterpoint list --check` shows each that is broken"
@@ -52,10 +56,17 @@ class Member:
         """Whether anything about it is drawn: its coin, its branch, or what its ``draw`` returns."""
         return self.schedule.p < 1 or bool(self.branches) or type(self.algorithm).draw is not Algorithm.draw
 
-    @property
+    @cached_property
     def rank_free(self) -> bool:
-        """Whether every rank gets the same draws."""
-        return self.algorithm.shared
+        """Whether every rank gets the same draws: as declared, or because it edits what all ranks must hold alike."""
+        hooks = [hook for leaf in self.leaves for hook in leaf.declaration.hooks]
+        return self.algorithm.shared or any(hook.phase is Phase.REPLACE or hook.writes & HELD_ALIKE for hook in hooks)
+
+    @cached_property
+    def acts_alike(self) -> bool:
+        """Whether it acts on the same batches on every rank, as it must if it runs the model, which may be sharded."""
+        transforms = [transform for leaf in self.leaves for transform in leaf.declaration.transforms]
+        return self.rank_free or any(transform.sample_losses for transform in transforms)
 
 
 def enlist(given: Sequence[object], resolve: Resolver, clock: Clock, terms: Terms) -> tuple[list[Member], list[Fault]]:

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec
-from counterpoint.core.calls import Call, map_draws
+from counterpoint.core.calls import Call, map_draws, run_calls
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
+from counterpoint.core.effects import TransformEffect
 from counterpoint.core.errors import DataError
 from counterpoint.core.intake import check_batch
+from counterpoint.core.kinds import Field
 from counterpoint.core.member import Member
 from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
@@ -35,9 +37,13 @@ class Dice:
     rank: int
 
     def rng(self, member: Member, purpose: str = "") -> Rng:
-        """Return the generator of a member; equal calls return equal generators."""
+        """Return the generator of a member; equal calls return equal generators.
+
+        Without a ``purpose`` it is that of its draws; ``coin`` and ``choice`` say whether and how it acts.
+        """
         stream = f"{member.identity}/{purpose}" if purpose else member.identity
-        return Rng(self.seed, stream, self.step, None if member.rank_free else self.rank)
+        alike = member.acts_alike if purpose else member.rank_free
+        return Rng(self.seed, stream, self.step, None if alike else self.rank)
 
     def acts(self, member: Member) -> bool:
         """Whether the member acts on this batch, by its schedule and its coin."""
@@ -106,41 +112,60 @@ class _Editing:
         return batch
 
     def _run(self, planned: BatchStep, batch: Batch) -> Batch:
-        edited = batch
-        for call in self._calls(planned, batch):
-            edited = call(edited)
-            own = not _shares_memory(edited.inputs, batch.inputs)
-            edited = replace(edited, writable=batch.writable or own)
-        return edited
+        return run_calls(self._calls(planned, batch), batch)
 
-    def _calls(self, planned: BatchStep, batch: Batch) -> Iterator[Call]:
-        """Give the edits by which a step acts on this batch."""
+    def _calls(self, planned: BatchStep, batch: Batch, *, everyone: bool = False) -> Iterator[Call]:
+        """Give the edits by which a step acts on this batch; with ``everyone``, also those that conditions leave out.
+
+        The draws of those that act are kept.
+        """
         if isinstance(planned.work, Conversion):
-            yield Call(planned.name, planned, partial(self._convert, planned.work))
-        else:
-            yield from self._acts(planned, planned.work, planned.method, batch)
-
-    def _convert(self, conversion: Conversion, batch: Batch, draws: None) -> Batch:
-        classes = self._plan.facts.num_classes or 0
-        return batch.with_targets(conversion.convert(batch.targets, classes, self._plan.ignore_index))
-
-    def _acts(self, planned: BatchStep, member: Member, method: str | None, batch: Batch) -> Iterator[Call]:
-        if not self._dice.acts(member):
+            classes = self._plan.facts.num_classes or 0
+            edit = partial(_converted, planned.work.convert, classes, self._plan.ignore_index)
+            yield Call(planned.name, edit, None, planned.gives(Field.INPUTS), planned.gives(Field.TARGETS))
             return
-        if member.branches:
-            chosen = self._dice.chosen(member)
+        for member, certain, active in self._leaves(planned.work, everyone=everyone):
+            drawn = _moved(self._drawn(member, batch.spec, keep=active), batch.inputs.device)
+            for effect in member.declaration.transforms:
+                if planned.method in (None, effect.method):
+                    yield Call(
+                        f"{member.identity}.{effect.method}",
+                        self._bound(member, effect),
+                        drawn,
+                        planned.gives(Field.INPUTS),
+                        planned.gives(Field.TARGETS),
+                        certain,
+                        active,
+                    )
+
+    def _leaves(
+        self, member: Member, *, certain: bool = True, active: bool = True, everyone: bool = False
+    ) -> Iterator[tuple[Member, bool, bool]]:
+        """Give a member, or of a choice its branches, and whether each acts on every batch, and on this one."""
+        certain, active = certain and member.schedule.unconditional, active and self._dice.acts(member)
+        if not (active or everyone):
+            return
+        if not member.branches:
+            yield member, certain, active
+            return
+        chosen = self._dice.chosen(member)
+        if active:
             self.draws[member.identity] = chosen.identity
-            yield from self._acts(planned, chosen, None, batch)
-            return
-        if member.identity not in self.draws:
-            self.draws[member.identity] = draw(member, batch.spec, self._dice)
-        drawn = _moved(self.draws[member.identity], batch.inputs.device)
-        for effect in member.declaration.transforms:
-            if method is None or effect.method == method:
-                edit = getattr(member.algorithm, effect.method)
-                if effect.sample_losses:
-                    edit = partial(_with_losses, edit, self._losses)
-                yield Call(f"{member.identity}.{effect.method}", planned, edit, drawn)
+        for branch in member.branches:
+            if branch is chosen or everyone:
+                yield from self._leaves(branch, certain=False, active=active and branch is chosen, everyone=everyone)
+
+    def _drawn(self, member: Member, spec: BatchSpec, *, keep: bool) -> Any:
+        if member.identity in self.draws:
+            return self.draws[member.identity]
+        drawn = draw(member, spec, self._dice)
+        if keep:
+            self.draws[member.identity] = drawn
+        return drawn
+
+    def _bound(self, member: Member, effect: TransformEffect) -> Callable[[Batch, Any], Batch]:
+        edit: Callable[..., Batch] = getattr(member.algorithm, effect.method)
+        return partial(_with_losses, edit, self._losses) if effect.sample_losses else edit
 
     def view(self) -> Batch:
         """Run the steps that change kinds alone, on the batch as it was given."""
@@ -166,8 +191,14 @@ class _Editing:
         return losses
 
 
-def _shares_memory(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+def _converted(
+    convert: Callable[[Tensor, int, int], Tensor], classes: int, ignore_index: int, batch: Batch, draws: None
+) -> Batch:
+    return batch.with_targets(convert(batch.targets, classes, ignore_index))
+
+
+def _with_losses(edit: Callable[..., Batch], losses: Callable[[], Tensor], batch: Batch, draws: Any) -> Batch:
+    return edit(batch, draws, losses)
 
 
 def draws(plan: Plan, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
@@ -188,10 +219,6 @@ def draws(plan: Plan, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
 def draw(member: Member, spec: BatchSpec, dice: Dice) -> Any:
     """Return the draws of a member for one batch."""
     return member.algorithm.draw(spec, dice.rng(member))
-
-
-def _with_losses(edit: Callable[..., Batch], losses: Callable[[], Tensor], batch: Batch, draws: Any) -> Batch:
-    return edit(batch, draws, losses)
 
 
 def _moved(draws: Any, device: torch.device) -> Any:
