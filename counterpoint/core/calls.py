@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from counterpoint.core.batch import Batch
-from counterpoint.core.kinds import Field
-from counterpoint.core.steps import BatchStep
+from counterpoint.core.kinds import Kind
 
-__all__ = ["Call", "map_draws"]
+__all__ = ["Call", "map_draws", "run_calls"]
 
 
 @dataclass(frozen=True)
 class Call:
-    """An edit ``edit(batch, draws)`` of a step of the plan.
+    """An edit ``edit(batch, draws)`` that gives new kinds of inputs and targets, or leaves those there are (``None``).
 
-    ``name`` says whose edit it is: calls of one name do the same, but for their draws. ``active`` is false for one that
-    a condition leaves out of this batch.
+    ``name`` says whose edit it is: calls of one name do the same, but for their draws. ``certain`` is true for one that
+    acts on every batch of a run; ``active`` is false for one that its conditions leave out of this batch.
     """
 
     name: str
-    step: BatchStep
     edit: Callable[[Batch, Any], Batch]
     draws: Any = None
+    inputs_kind: Kind | None = None
+    targets_kind: Kind | None = None
+    certain: bool = True
     active: bool = True
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return the batch after the edit, with the kinds that the step gives."""
-        edited, after = self.edit(batch, self.draws), self.step.after
-        given = {effect.edits[part].gives for effect in self.step.effects for part in effect.edits}
+        """Return the batch after the edit."""
+        edited = self.edit(batch, self.draws)
         return replace(
             edited,
-            inputs_kind=after[Field.INPUTS] if after[Field.INPUTS] in given else batch.inputs_kind,
-            targets_kind=after[Field.TARGETS] if after[Field.TARGETS] in given else batch.targets_kind,
+            inputs_kind=batch.inputs_kind if self.inputs_kind is None else self.inputs_kind,
+            targets_kind=batch.targets_kind if self.targets_kind is None else self.targets_kind,
         )
+
+
+def run_calls(calls: Iterable[Call], batch: Batch) -> Batch:
+    """Run one edit after the other; memory that an edit has made may be written to by the next."""
+    for call in calls:
+        edited = call(batch)
+        own = edited.inputs.untyped_storage().data_ptr() != batch.inputs.untyped_storage().data_ptr()
+        batch = replace(edited, writable=batch.writable or own)
+    return batch
 
 
 def map_draws(change: Callable[[Tensor], Any], draws: Any) -> Any:

@@ -38,6 +38,11 @@ class BatchStep:
         """When it acts."""
         return self.work.schedule if isinstance(self.work, Member) else Schedule()
 
+    def gives(self, part: Field) -> Kind | None:
+        """Return the kind that it turns a field into, if it does."""
+        given = {effect.edits[part].gives for effect in self.effects if part in effect.edits}
+        return self.after[part] if self.after[part] in given else None
+
 
 @dataclass(frozen=True)
 class HookStep:

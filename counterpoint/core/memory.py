@@ -1,0 +1,63 @@
+"""Memory for large results on a CPU, used again once nobody holds it."""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["LARGE", "Recycler"]
+
+LARGE = 1 << 20
+"""Bytes from which memory is kept: what is smaller the allocator itself keeps."""
+
+_Piece = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
+
+_KEPT = 2
+"""How many pieces are kept while nobody holds them."""
+
+
+class Recycler:
+    """Hands out uninitialised tensors, in the memory of earlier ones that nobody holds any more.
+
+    The system hands out large memory page by page, as each is touched, which costs several times what writing to it
+    does. A piece comes back when the last tensor in it is gone, views and what autograd has saved included, so that
+    nothing that anybody can still see is ever written to.
+
+    >>> recycler, form = Recycler(), torch.empty(1024, 1024, device="meta")
+    >>> first = recycler.empty_like(form)
+    >>> place = first.data_ptr()
+    >>> recycler.empty_like(form).data_ptr() == place
+    False
+    >>> del first
+    >>> place in {recycler.empty_like(form).data_ptr() for _ in range(2)}
+    True
+    """
+
+    def __init__(self) -> None:
+        # Pieces come back from whatever thread drops the last tensor; a deque takes and gives without a lock.
+        self._free: deque[_Piece] = deque(maxlen=_KEPT)
+
+    def empty_like(self, form: Tensor) -> Tensor:
+        """Return a CPU tensor of the shape, strides and dtype of ``form``, with any values."""
+        size = form.element_size() * form.numel()
+        if size < LARGE:
+            return torch.empty_like(form, device="cpu")
+        piece = self._take(size)
+        lent = piece[:]  # an array of its own, which lives as long as a tensor holds the memory
+        weakref.finalize(lent, self._free.append, piece).atexit = False
+        return torch.from_numpy(lent).view(form.dtype).as_strided(form.shape, form.stride())
+
+    def _take(self, size: int) -> _Piece:
+        """Return a free piece; pieces of another size are given up, so that batches of many sizes keep no heap."""
+        while self._free:
+            try:
+                piece = self._free.popleft()
+            except IndexError:  # another thread was faster
+                break
+            if piece.size == size:
+                return piece
+        return torch.empty(size, dtype=torch.uint8).numpy()
