@@ -8,7 +8,10 @@ from torch import Tensor
 
 from counterpoint.core.kinds import Kind
 
-__all__ = ["Batch", "BatchSpec"]
+__all__ = ["Batch", "BatchSpec", "Inputs"]
+
+Inputs = Tensor | tuple[Tensor, ...]
+"""What a caller may give as inputs: one tensor, or several that are edited alike."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Batch:
 
     ``inputs`` has shape (N, ...), images (N, C, H, W). ``targets`` is as ``targets_kind`` says: dense targets are
     (N, C) or (N, C, positions). ``writable`` is true where the plan owns the memory of ``inputs``, so that a step may
-    edit it in place.
+    edit it in place. Of several input tensors, ``inputs`` is the first and ``further`` holds the others: a method is
+    called with each in turn as ``inputs``, and the same draws.
     """
 
     inputs: Tensor
@@ -39,6 +43,12 @@ class Batch:
     task: str
     num_classes: int | None = None
     writable: bool = False
+    further: tuple[Tensor, ...] = ()
+
+    @property
+    def all_inputs(self) -> tuple[Tensor, ...]:
+        """Every input tensor, in the order in which they were given."""
+        return (self.inputs, *self.further)
 
     @property
     def spec(self) -> BatchSpec:

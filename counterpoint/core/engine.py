@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from itertools import chain, repeat
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from torch.optim import Optimizer
 from counterpoint.core.batch import Batch
 from counterpoint.core.contract import watch_hook, watch_restoring
 from counterpoint.core.effects import Phase
-from counterpoint.core.errors import CounterpointError, EngineRequiredError
+from counterpoint.core.errors import CounterpointError, RunError
 from counterpoint.core.events import Event
+from counterpoint.core.fired import Fired
 from counterpoint.core.fitting import check_model
 from counterpoint.core.handlers import Handler, Resume, handlers
 from counterpoint.core.kinds import Field
+from counterpoint.core.opened import Opened, OpenedBatches
 from counterpoint.core.plan import Plan
 from counterpoint.core.run import Dice, draw, edit, process_rank
 from counterpoint.core.scope import Scope
@@ -63,13 +66,11 @@ class Engine:
         self.rank = process_rank() if rank is None else rank
         self.batches = 0
         self._update = update
-        self._draws: dict[str, Any] = {}
-        self._active: frozenset[str] = frozenset()
-        self._batch: Batch | None = None
+        self._opened = OpenedBatches()
         self._loss: Tensor | None = None
-        self._fired: set[Event] = set()
         self._states: dict[str, object] = {}
         self._handlers = handlers(plan)
+        self._fired = Fired(self._handlers, self._opened)
         with self.span(Event.SETUP):
             pass
         for member in plan.members:
@@ -80,7 +81,7 @@ class Engine:
     @contextmanager
     def span(self, event: Event) -> Iterator[None]:
         """Fire a span of the loop: its hooks run before, around and after the body."""
-        self._fired.add(event)
+        self._fired.note(event)
         with ExitStack() as entered:
             self._enter(event, entered)
             yield
@@ -115,24 +116,30 @@ class Engine:
     def batch(self, inputs: Tensor, targets: Tensor, *, donate: bool = False) -> Iterator[Batch]:
         """Edit a device batch by the plan, and span what is done with it; ``batches`` grows by one at its end.
 
-        ``inputs`` and ``targets`` as in ``Plan.__call__``; the edited ones are those of the batch that it yields.
+        ``inputs`` and ``targets`` as in ``Plan.__call__``; the edited ones are those of the batch that it yields. Open
+        several, one in the other, around one ``step`` that takes them together; each has its own number and draws.
         """
-        self._batch, self._draws = edit(
+        number = self.batches + len(self._opened.all)
+        batch, draws = edit(
             self.plan,
             inputs,
             targets,
-            self.batches,
+            number,
             rank=self.rank,
             donate=donate,
             sample_losses=self._sample_losses,
         )
         try:
-            self._activate(self._batch)
-            with self.span(Event.BATCH):
-                yield self._batch
+            with self._opened.opened(self._activate(number, batch, draws)), self.span(Event.BATCH):
+                yield batch
             self.batches += 1
         finally:
-            self._batch, self._draws, self._active, self._loss = None, {}, frozenset(), None
+            self._loss = None
+            self._fired.forget(number)
+
+    def on(self, index: int) -> AbstractContextManager[None]:
+        """Say that the passes within are over one of several open batches, counted from 0 in the order of opening."""
+        return self._opened.on(index)
 
     def _sample_losses(self, batch: Batch) -> Tensor:
         """Return the loss of each sample, from a forward pass in evaluation mode that leaves the model as it was."""
@@ -148,34 +155,40 @@ class Engine:
             for module, mode in modes:
                 module.training = mode
 
-    def _activate(self, batch: Batch) -> None:
+    def _activate(self, number: int, batch: Batch, draws: dict[str, Any]) -> Opened:
         """Find whose hooks act on this batch, and give those that edit nothing their draws."""
-        dice = Dice(self.plan.facts.seed, self.batches, self.rank)
+        dice = Dice(self.plan.facts.seed, number, self.rank)
         acting = [member for member in self.plan.members if member.declaration.hooks and dice.acts(member)]
         for member in acting:
-            if member.identity not in self._draws:
-                self._draws[member.identity] = draw(member, batch.spec, dice)
-        self._active = frozenset(member.identity for member in acting)
+            if member.identity not in draws:
+                draws[member.identity] = draw(member, batch.spec, dice)
+        return Opened(number, batch, draws, frozenset(member.identity for member in acting))
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+    def step(self, closure: Callable[[], Tensor], *, ran: Tensor | None = None) -> Tensor:
         """Run one optimizer step and return the loss.
 
-        ``closure()`` runs the forward and backward passes of the whole device batch and returns the loss; gradients are
-        zeroed before it runs, and a method may run it more than once.
+        ``closure()`` runs the forward and backward passes of every open device batch, whole, and returns the loss;
+        gradients are zeroed before it runs, and a method may run it more than once. Where several batches are open, the
+        passes over each are made in ``with engine.on(index):``. A loop that has made these passes already, and left
+        their gradients in place, gives their loss as ``ran``: then the closure runs only where a method runs it again.
+        Raises ``EngineRequiredError`` if a method acts at a span that was not fired, ``RunError`` for ``ran`` where one
+        acts before the passes.
         """
-        with self.update(closure) as loss:
+        with self.update(closure, ran=ran) as loss:
             (self._update or self._ready().step)()
         return loss
 
     @contextmanager
-    def update(self, closure: Callable[[], Tensor]) -> Iterator[Tensor]:
+    def update(self, closure: Callable[[], Tensor], *, ran: Tensor | None = None) -> Iterator[Tensor]:
         """Span the update of one optimizer step, for a loop that steps the optimizer itself, in the body.
 
-        Yields the loss when the gradients are as the optimizer is to use them; ``closure`` as in ``step``.
+        Yields the loss when the gradients are as the optimizer is to use them; the arguments are as in ``step``.
         """
         self._ready()
+        if ran is not None:
+            self._check_nothing_first()
         with self.span(Event.STEP):
-            run = self._zeroed(closure)
+            run = self._zeroed(closure) if ran is None else self._first(ran, closure)
             for handler in reversed(self._acting(Event.STEP, Phase.REPLACE)):
                 run = self._replaced(handler, run)
             self._loss = loss = run()
@@ -184,7 +197,7 @@ class Engine:
 
     def draws(self) -> dict[str, Any]:
         """Return the draws of the methods that act on the batch at hand, by their names in the plan."""
-        return dict(self._draws)
+        return {} if self._opened.at_hand is None else dict(self._opened.at_hand.draws)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the algorithms remember and the number of batches done, as tensors by flat names."""
@@ -203,22 +216,23 @@ class Engine:
     def _zeroed(self, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def run() -> Tensor:
             self._ready().zero_grad()
-            self._fired.clear()
-            loss = closure()
-            self._check_fired()
-            return loss
+            return self._fired.run(closure)
 
         return run
 
-    def _check_fired(self) -> None:
-        """Check that the closure fired every span at which a method acts: nothing may be dropped silently."""
-        for event in (Event.FORWARD, Event.LOSS, Event.BACKWARD):
-            names = [handler.step.name for phase in Phase for handler in self._acting(event, phase)]
-            if names and event not in self._fired:
-                raise EngineRequiredError(
-                    f"{', '.join(dict.fromkeys(names))} acts at each {event.value}, and the closure given to "
-                    f"engine.step fired none: wrap that part of it in `with engine.{event.value}():`"
-                )
+    def _first(self, ran: Tensor, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Return a closure whose first run is the one that the loop has made."""
+        self._fired.check()
+        runs = chain([lambda: ran], repeat(self._zeroed(closure)))
+        return lambda: next(runs)()
+
+    def _check_nothing_first(self) -> None:
+        first = [*self._acting(Event.STEP, Phase.BEFORE), *self._acting(Event.STEP, Phase.AROUND)]
+        if first:
+            raise RunError(
+                f"{', '.join(handler.step.name for handler in first)} acts before the passes of each step, which this "
+                "loop makes before it steps: use a loop that gives engine.step a closure, or leave the method out"
+            )
 
     def _replaced(self, handler: Handler, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def instead() -> Tensor:
@@ -242,7 +256,9 @@ class Engine:
         handlers = self._handlers.get((event, phase), ())
         if not event.in_batch or not handlers:
             return handlers
-        return [handler for handler in handlers if handler.step.name in self._active]
+        return [
+            handler for handler in handlers if any(handler.step.name in one.active for one in self._opened.at(event))
+        ]
 
     def _call(self, handler: Handler) -> None:
         done = watch_hook(self.plan.contract, handler.step.name, handler.step.effect, self.model)
@@ -253,18 +269,22 @@ class Engine:
         return self._states.get(handler.step.name)
 
     def _scope(self, handler: Handler) -> Scope:
+        """Return what a hook sees; at a step that takes several batches, the first of those that its method acts on."""
+        name, concerned = handler.step.name, self._opened.at(handler.step.effect.event)
+        acting = [opened for opened in concerned if name in opened.active]
+        batch = concerned[0].batch if len(concerned) == 1 else None
         return Scope(
-            owner=handler.step.name,
+            owner=name,
             effect=handler.step.effect,
-            step=self.batches,
-            draws=self._draws.get(handler.step.name),
+            step=acting[0].number if acting else self.batches,
+            draws=acting[0].draws.get(name) if acting else None,
             fields={
                 Field.MODULES: self.model,
                 Field.PARAMETERS: self.model,
                 Field.GRADIENTS: self.model,
                 Field.OPTIMIZER: self.optimizer,
-                Field.INPUTS: self._batch,
-                Field.TARGETS: self._batch,
+                Field.INPUTS: batch,
+                Field.TARGETS: batch,
                 Field.LOSS: self._loss,
             },
         )

@@ -1,12 +1,14 @@
 """One small training run that every loop repeats: the same model, data, order, methods and seed, 20 steps.
 
-``plain`` is the loop by hand over an engine; ``reference`` is the same without Counterpoint's engine or plan steps, from
-printed draws. An integration's test trains ``model()`` with ``optimizer(model)`` on ``items(...)`` in this order and
-compares what it gets with ``plain``.
+``plain`` and ``split`` are loops by hand over an engine, which differ in what several microbatches of a step are to the
+plan: device batches each, or parts of one. ``reference`` is the same without an engine, from printed draws; it agrees
+with both bit for bit, and with SAM to rounding. An integration's test trains ``model()`` with ``optimizer(model)`` on
+``items(...)`` in this order and compares what it gets with them.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +74,7 @@ def optimizer(net: nn.Module) -> torch.optim.Optimizer:
 
 
 def items(microbatches: int = 1) -> list[tuple[Tensor, Tensor]]:
-    """The samples of the whole run, in order: ``STEPS * microbatches`` batches of ``SIZE``, an image and a class each."""
+    """The samples of the whole run, in order, an image and a class each: ``STEPS * microbatches`` times ``SIZE``."""
     generator = torch.Generator().manual_seed(5)
     count = STEPS * SIZE * microbatches
     images = torch.randn(count, *SHAPE, generator=generator)
@@ -104,6 +106,31 @@ def result(engine: cp.Engine, losses: list[float]) -> Result:
         return Result(trained, weights(engine.model), losses)
 
 
+def plain(microbatches: int = 1, *, sam: bool = False) -> Result:
+    """Train where each batch of the loader is a device batch, and ``microbatches`` of them make a step."""
+    net = model()
+    engine = cp.Engine(plan(sam=sam), model=net, optimizer=optimizer(net))
+    losses = []
+    for group in groups(microbatches):
+        with ExitStack() as opened:
+            edited = [opened.enter_context(engine.batch(*batch)) for batch in group]
+
+            def closure(edited: list[cp.Batch] = edited) -> Tensor:
+                return _passes(engine, net, [(batch.inputs, batch.targets) for batch in edited])
+
+            losses.append(engine.step(closure).item())
+    return result(engine, losses)
+
+
+def _passes(engine: cp.Engine, net: nn.Module, parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    total = torch.zeros(())
+    for inputs, targets in parts:
+        loss = engine.plan.loss(net(inputs), targets) / len(parts)
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
 def split(microbatches: int = 1, *, sam: bool = False) -> Result:
     """Train where the batches of a step are one device batch, edited as a whole and then split into microbatches."""
     net = model()
@@ -115,12 +142,7 @@ def split(microbatches: int = 1, *, sam: bool = False) -> Result:
             parts = list(zip(batch.inputs.chunk(microbatches), batch.targets.chunk(microbatches), strict=True))
 
             def closure(parts: list[tuple[Tensor, Tensor]] = parts) -> Tensor:
-                total = torch.zeros(())
-                for inputs, targets in parts:
-                    loss = engine.plan.loss(net(inputs), targets) / len(parts)
-                    loss.backward()
-                    total += loss.detach()
-                return total
+                return _passes(engine, net, parts)
 
             losses.append(engine.step(closure).item())
     return result(engine, losses)
