@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from counterpoint.core.batch import Batch
 from counterpoint.core.engine import Engine
-from counterpoint.core.plan import Plan
+from counterpoint.core.shares import as_mean, shares
 
 __all__ = ["Passes", "as_mean"]
 
@@ -29,7 +28,12 @@ class Passes:
     def __init__(self, engine: Engine, model: nn.Module, accelerator: Accelerator, batch: Batch, parts: int) -> None:
         self._engine, self._model, self._accelerator = engine, model, accelerator
         self._parts = list(zip(batch.inputs.chunk(parts), batch.targets.chunk(parts), strict=True))
-        self._shares = _shares(engine.plan, [targets for _, targets in self._parts], accelerator)
+        self._shares = shares(
+            engine.plan,
+            [targets for _, targets in self._parts],
+            processes=accelerator.num_processes,
+            add=lambda count: accelerator.reduce(count, "sum"),
+        )
         self._outputs: list[Tensor] = []
 
     @property
@@ -48,58 +52,21 @@ class Passes:
         """Add the gradient of the whole batch to the parameters' and return its loss."""
         first = not self._outputs
         losses = []
-        for number, ((inputs, targets), factor) in enumerate(
-            zip(self._parts, self._shares.factors, strict=True), start=1
-        ):
-            waits = number < len(self._parts)  # processes share their gradients once, after the last part
+        for number in range(len(self._parts)):
+            waits = number + 1 < len(self._parts)  # processes share their gradients once, after the last part
             with self._accelerator.no_sync(self._model) if waits else nullcontext():
-                outputs, loss = self._run(inputs, targets, factor)
+                outputs, loss = self._run(number)
             losses.append(loss)
             if first:
                 self._outputs.append(outputs)
         return torch.stack(losses).sum()
 
-    def _run(self, inputs: Tensor, targets: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        engine = self._engine
+    def _run(self, number: int) -> tuple[Tensor, Tensor]:
+        engine, (inputs, targets) = self._engine, self._parts[number]
         with engine.forward():
             outputs = self._model(inputs)
         with engine.loss():
-            loss = engine.plan.loss(outputs, targets)
-            if factor != 1:
-                # A part in which no target counts has a mean of 0 / 0, which no factor turns back into a number.
-                loss = loss * factor if factor else outputs.sum() * 0
+            loss = self._shares.scaled(number, outputs, engine.plan.loss(outputs, targets))
         with engine.backward():
             self._accelerator.backward(loss)
         return outputs.detach(), loss.detach()
-
-
-@dataclass(frozen=True)
-class _Shares:
-    """How the losses of parts add up to that of the global batch.
-
-    ``factors`` are those on the loss of each part of this process, with which the mean over the processes of their sum
-    is the global loss. ``weight`` is what the mean divides by, for each process; ``None`` where losses simply add up.
-    """
-
-    factors: list[float]
-    weight: Tensor | float | None
-
-
-def _shares(plan: Plan, parts: list[Tensor], accelerator: Accelerator) -> _Shares:
-    processes = accelerator.num_processes
-    if plan.loss_spec is None or plan.loss_spec.denominator is None:
-        return _Shares([float(processes)] * len(parts), None)
-    counts = torch.stack([plan.loss_spec.denominator(targets) for targets in parts])
-    total: Tensor = counts.sum() if processes == 1 else accelerator.reduce(counts.sum(), "sum")
-    if processes == len(parts) == 1:
-        return _Shares([1.0], total)  # without a wait for the device
-    *shares, whole = torch.cat([counts, total[None]]).tolist()
-    factors = [share * processes / whole if whole else float("nan") for share in shares]
-    return _Shares(factors, whole / processes)
-
-
-def as_mean(plan: Plan, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | float]:
-    """Return the loss of one process's batch as a mean, and what it is the mean over; a sum becomes a mean."""
-    if plan.loss_spec is None or plan.loss_spec.denominator is None:
-        return loss / len(targets), float(len(targets))
-    return loss, plan.loss_spec.denominator(targets)
