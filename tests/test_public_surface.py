@@ -72,6 +72,7 @@ NAMES = [
     "OPTIMIZER_STEP",
     "Outcome",
     "OutputKind",
+    "OutputKind",
     "Plan",
     "PluginError",
     "REAL",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from counterpoint.core.events import Event
     from counterpoint.core.facts import Facts
     from counterpoint.core.faults import Fault, Terms
-    from counterpoint.core.loss import LossSpec
+    from counterpoint.core.loss import LossSpec, OutputKind
     from counterpoint.core.plan import Plan
     from counterpoint.core.rng import Rng
     from counterpoint.core.scope import Outcome, Scope
@@ -40,7 +40,7 @@ __getattr__, __dir__ = lazy_names(
         "counterpoint.core.events": ("Event",),
         "counterpoint.core.facts": ("Facts",),
         "counterpoint.core.faults": ("Fault", "Terms"),
-        "counterpoint.core.loss": ("LossSpec",),
+        "counterpoint.core.loss": ("LossSpec", "OutputKind"),
         "counterpoint.core.plan": ("Plan",),
         "counterpoint.core.rng": ("Rng",),
         "counterpoint.core.scope": ("Outcome", "Scope"),
@@ -63,6 +63,7 @@ __all__ = [
     "Law",
     "LossSpec",
     "Outcome",
+    "OutputKind",
     "Plan",
     "Rng",
     "Scope",

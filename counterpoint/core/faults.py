@@ -28,6 +28,7 @@ CODES = {
     "needs-unmet": "a method needs a kind that nothing gives",
     "loss-targets": "the loss cannot take the targets that it would get",
     "model-inputs": "the model does not take the inputs that it would get",
+    "loss-outputs": "the model does not give the outputs that the loss takes",
     "loss-unknown": "a loss does not say which targets it accepts",
     "two-mixers": "two methods mix the samples of one batch",
     "double-smoothing": "targets would be smoothed twice",

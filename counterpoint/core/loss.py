@@ -5,11 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from counterpoint.core.effects import Contract
+from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import Claim, Kind
 
-__all__ = ["LossSpec"]
+__all__ = ["LossSpec", "OutputKind", "OutputsWatch"]
+
+
+def _any(outputs: Tensor) -> str:
+    """Find nothing wrong."""
+    return ""
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    """What a loss takes of a model. Kinds are open: a loss of one's own may bring one.
+
+    ``name`` is the word for it. ``wrong(outputs)`` says in words what shows that a tensor of outputs is not of this
+    kind, and returns the empty text if nothing does; it is called on floating outputs, infinite ones included, without
+    gradients. ``fix`` says what to do then.
+
+    >>> import torch
+    >>> angles = OutputKind("angles", lambda outputs: "" if outputs.abs().max() <= 180 else "one is above 180")
+    >>> angles.wrong(torch.tensor([[90.0, 270.0]]))
+    'one is above 180'
+    """
+
+    name: str
+    wrong: Callable[[Tensor], str] = _any
+    fix: str = "use a loss that takes what the model gives"
 
 
 @dataclass(frozen=True)
@@ -22,7 +49,8 @@ class LossSpec:
     its parts of ``function(part) * denominator(part) / denominator(batch)``; ``None`` where parts simply add up.
     ``each(outputs, targets)`` is the loss of each sample, (N), for methods that compare samples: its mean over the
     positions that count, weighted as the loss weights them; ``None`` if not known. ``classes`` is the number of
-    classes or labels that its weights are for, ``None`` without such weights.
+    classes or labels that its weights are for, ``None`` without such weights. ``outputs`` is what it takes of the
+    model, ``None`` where that is not said.
     """
 
     name: str
@@ -33,3 +61,22 @@ class LossSpec:
     denominator: Callable[[Tensor], Tensor] | None = None
     each: Callable[[Tensor, Tensor], Tensor] | None = None
     classes: int | None = None
+    outputs: OutputKind | None = None
+
+
+class OutputsWatch:
+    """Holds the outputs of a model, in the first calls of a loss, to what the loss takes."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+
+    def check(self, contract: Contract, loss: LossSpec, outputs: Tensor) -> None:
+        """Raise ``DataError`` for outputs of another kind; values are looked at on the CPU only."""
+        if loss.outputs is None or not contract.holds(self._calls) or torch.compiler.is_compiling():
+            return
+        self._calls += 1
+        if outputs.device.type == "cpu" and outputs.is_floating_point():
+            with torch.no_grad():
+                wrong = loss.outputs.wrong(outputs.detach())
+            if wrong:
+                raise DataError(f"the loss {loss.name} takes {loss.outputs.name}, and {wrong}: {loss.outputs.fix}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.facts import Facts
 from counterpoint.core.kinds import Field, Kind
-from counterpoint.core.loss import LossSpec
+from counterpoint.core.loss import LossSpec, OutputsWatch
 from counterpoint.core.member import Member
 from counterpoint.core.order import Pair
 from counterpoint.core.steps import BatchStep, HookStep
@@ -47,6 +47,7 @@ class Plan:
     pairs: tuple[Pair, ...]
     loss_spec: LossSpec | None = None
     contract: Contract = Contract.FIRST_STEPS
+    _outputs: OutputsWatch = field(default_factory=OutputsWatch, repr=False)
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -94,10 +95,12 @@ class Plan:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a model's outputs at targets of the kind that the plan gives.
 
-        Raises ``CounterpointError`` if the plan was composed without a loss.
+        In the first calls the outputs are held to what the loss takes. Raises ``DataError`` if they are something else,
+        as logits where it takes log-probabilities, and ``CounterpointError`` if the plan was composed without a loss.
         """
         if self.loss_spec is None:
             raise CounterpointError("this plan was composed without a loss: give compose a loss=")
+        self._outputs.check(self.contract, self.loss_spec, outputs)
         return self.loss_spec.function(outputs, targets)
 
     def explain(self, *, pairs: bool = False) -> str:

@@ -7,6 +7,7 @@ from counterpoint.losses.cross_entropy import dense_cross_entropy
 from counterpoint.losses.focal import BinaryFocalLoss, FocalLoss, binary_focal_loss, focal_loss
 from counterpoint.losses.kl import kl_divergence
 from counterpoint.losses.nll import dense_nll
+from counterpoint.losses.outputs import LOG_PROBABILITIES, LOGITS, PROBABILITIES
 from counterpoint.losses.registered import (
     BinaryCrossEntropy,
     BinaryFocal,
@@ -21,6 +22,9 @@ from counterpoint.losses.regression import absolute_error, squared_error
 from counterpoint.losses.resolve import Loss, resolve_loss
 
 __all__ = [
+    "LOGITS",
+    "LOG_PROBABILITIES",
+    "PROBABILITIES",
     "BinaryCrossEntropy",
     "BinaryFocal",
     "BinaryFocalLoss",

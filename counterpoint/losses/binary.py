@@ -21,6 +21,7 @@ from counterpoint.losses.checks import (
     require_same_shape,
     weighed_classes,
 )
+from counterpoint.losses.outputs import LOGITS, PROBABILITIES
 
 __all__ = [
     "binary_cross_entropy",
@@ -125,6 +126,7 @@ def spec_of_logits(loss: nn.BCEWithLogitsLoss) -> LossSpec:
         denominator=element_count if reduction == "mean" else None,
         each=lambda outputs, targets: element_mean(run(outputs, targets, "none")),
         classes=weighed_classes(loss.weight, loss.pos_weight),
+        outputs=LOGITS,
     )
 
 
@@ -148,6 +150,7 @@ def spec_of_probabilities(loss: nn.BCELoss) -> LossSpec:
         denominator=element_count if reduction == "mean" else None,
         each=lambda outputs, targets: element_mean(run(outputs, targets, "none")),
         classes=weighed_classes(loss.weight),
+        outputs=PROBABILITIES,
     )
 
 

@@ -13,6 +13,7 @@ from counterpoint.core.kinds import DENSE, INDEX, SMOOTHING
 from counterpoint.core.loss import LossSpec
 from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
 from counterpoint.losses.classes import along_classes, each_sample, mass, reduced, require_dense, total
+from counterpoint.losses.outputs import LOGITS
 
 __all__ = ["cross_entropy", "dense_cross_entropy", "spec_of"]
 
@@ -155,6 +156,7 @@ def spec_of(loss: nn.CrossEntropyLoss) -> LossSpec:
         denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
         each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
         classes=None if loss.weight is None else loss.weight.numel(),
+        outputs=LOGITS,
     )
 
 

@@ -24,6 +24,7 @@ from counterpoint.losses.checks import (
     require_same_shape,
 )
 from counterpoint.losses.classes import along_classes, each_sample, mass, reduced, require_dense, total
+from counterpoint.losses.outputs import LOGITS
 
 __all__ = ["BinaryFocalLoss", "FocalLoss", "binary_focal_loss", "focal_loss", "spec_of", "spec_of_binary"]
 
@@ -206,6 +207,7 @@ def spec_of(loss: FocalLoss) -> LossSpec:
         denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
         each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
         classes=None if loss.weight is None else loss.weight.numel(),
+        outputs=LOGITS,
     )
 
 
@@ -222,6 +224,7 @@ def spec_of_binary(loss: BinaryFocalLoss) -> LossSpec:
         accepts=frozenset({MULTI_HOT}),
         denominator=element_count if loss.reduction == "mean" else None,
         each=lambda outputs, targets: element_mean(run(outputs, targets, reduction="none")),
+        outputs=LOGITS,
     )
 
 

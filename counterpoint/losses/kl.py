@@ -13,6 +13,7 @@ from counterpoint.core.kinds import DENSE
 from counterpoint.core.loss import LossSpec
 from counterpoint.losses.checks import common_dtype, element_count
 from counterpoint.losses.classes import each_sample, mass, require_dense
+from counterpoint.losses.outputs import LOG_PROBABILITIES
 
 __all__ = ["Division", "kl_divergence", "spec_of"]
 
@@ -85,6 +86,7 @@ def spec_of(loss: nn.KLDivLoss) -> LossSpec:
         accepts=frozenset({DENSE}),
         denominator=denominators.get(reduction),
         each=each,
+        outputs=LOG_PROBABILITIES,
     )
 
 

@@ -11,6 +11,7 @@ from counterpoint.core.kinds import DENSE, INDEX
 from counterpoint.core.loss import LossSpec
 from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
 from counterpoint.losses.classes import along_classes, each_sample, mass, reduced, require_dense, total
+from counterpoint.losses.outputs import LOG_PROBABILITIES
 
 __all__ = ["dense_nll", "nll", "spec_of"]
 
@@ -106,4 +107,5 @@ def spec_of(loss: nn.NLLLoss) -> LossSpec:
         denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
         each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
         classes=None if loss.weight is None else loss.weight.numel(),
+        outputs=LOG_PROBABILITIES,
     )

@@ -28,11 +28,11 @@ def bring_together(
     eval_data: SizedDataset | None = None,
     spec: DataSpec | None = None,
     model_inputs: Collection[str] | None = None,
-) -> tuple[nn.Module, DataModule]:
-    """Return the model, on ``device``, and the data of a run; arguments as of ``Trainer``.
+) -> tuple[nn.Module, DataModule, Tensor]:
+    """Return the model, on ``device``, the data of a run, and what the model gives; arguments as of ``Trainer``.
 
-    The model has been run on one training input, in evaluation mode, and gave outputs of the right shape. Raises
-    ``ConfigError`` and ``DataError`` where something is missing or does not fit.
+    The model has been run on one training input, in evaluation mode, and gave these outputs, of the right shape.
+    Raises ``ConfigError`` and ``DataError`` where something is missing or does not fit.
     """
     if train_data is None:
         data = _config_data(config)
@@ -51,7 +51,7 @@ def bring_together(
     if data.spec.num_classes is None and TASKS[data.spec.task].classes and outputs.ndim > 1:
         data = replace(data, spec=replace(data.spec, num_classes=outputs.shape[1]))
     _check_outputs(outputs, data.spec)
-    return model, data
+    return model, data, outputs
 
 
 def _config_data(config: RunConfig) -> DataModule:

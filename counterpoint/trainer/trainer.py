@@ -88,7 +88,7 @@ class Trainer:
         if self._folder is not None:
             self._folder.check(resume=True)
         self._accelerator = _make_accelerator(self.config.precision)
-        self.model, self.data = bring_together(
+        self.model, self.data, outputs = bring_together(
             self.config,
             self._accelerator.device,
             model=model,
@@ -112,7 +112,7 @@ class Trainer:
             model_inputs=model_inputs,
         )
         _check_precision(self.config.precision, self.plan)
-        check_model(self.plan, self.model)
+        check_model(self.plan, self.model, outputs=outputs)
         # What the loop will make is made once here, so that nothing is written before a fault in it is found.
         self.config.scheduler.build(
             self.config.optimizer.build(self.model),

@@ -14,6 +14,7 @@ import counterpoint as cp
 from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
 from counterpoint.core import Facts, Terms, compose
 from counterpoint.core.faults import CODES
+from counterpoint.core.fitting import check_model
 from counterpoint.core.kinds import TASKS
 from counterpoint.core.schedule import Clock
 from tests.core.methods import Blend, Hole, Normal, Recolor, Scale, Trace, Twice, check, codes, resolve
@@ -262,6 +263,18 @@ def test_the_losses_of_samples_need_a_loss_that_has_them() -> None:
 
     assert found([Picky()]) == ["no-sample-losses"]
     assert found([Picky()], loss=lambda outputs, targets: outputs.sum(), loss_accepts={"index"}) == ["no-sample-losses"]
+
+
+def test_outputs_of_another_kind_than_the_loss_takes_are_found_when_the_plan_meets_a_model() -> None:
+    kind = cp.OutputKind("small numbers", lambda outputs: "one is large" if outputs.max() > 1 else "")
+    loss = cp.LossSpec("small", lambda outputs, targets: outputs.sum(), frozenset({cp.INDEX}), outputs=kind)
+    plan = cp.compose([], loss=loss, **CLASSES)
+    check_model(plan, nn.Linear(2, 10), outputs=torch.ones(1, 10))
+    with pytest.raises(
+        cp.CompositionError, match="the loss small takes small numbers of the model, and one is large"
+    ) as caught:
+        check_model(plan, nn.Linear(2, 10), outputs=torch.full((1, 10), 2.0))
+    assert [fault.code for fault in caught.value.faults] == ["loss-outputs"]
 
 
 def test_compiling_is_refused_and_not_ignored() -> None:

@@ -1,0 +1,138 @@
+"""Outputs of another kind than a loss takes are found on the first batches, and what torch allows is left alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import counterpoint as cp
+from counterpoint.core.fitting import check_model
+from counterpoint.losses import LOG_PROBABILITIES, LOGITS, PROBABILITIES, resolve_loss
+
+INFINITE = float("inf")
+LOSSES: dict[str, tuple[nn.Module, str]] = {
+    "nll": (nn.NLLLoss(), "multiclass"),
+    "kl": (nn.KLDivLoss(reduction="batchmean"), "multiclass"),
+    "bce of probabilities": (nn.BCELoss(), "multilabel"),
+}
+
+
+def plan_for(loss: Any, task: str = "multiclass", **facts: Any) -> cp.Plan:
+    return cp.compose([], loss=loss, task=task, num_classes=5, **facts)
+
+
+def targets_for(task: str, loss: nn.Module) -> Tensor:
+    labels = torch.eye(5)
+    return labels if task == "multilabel" or isinstance(loss, nn.KLDivLoss) else torch.arange(5)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_logits_are_refused_in_the_first_calls_alone(name: str) -> None:
+    loss, task = LOSSES[name]
+    logits, targets = 3 * torch.randn(5, 5, generator=torch.Generator().manual_seed(1)), targets_for(task, loss)
+    plan = plan_for(loss, task)
+    for _ in range(2):
+        with pytest.raises(cp.DataError, match=rf"the loss {type(loss).__name__} takes .*probabilities, and .*: use "):
+            plan.loss(logits, targets)
+    if task == "multiclass":
+        assert torch.equal(plan.loss(logits, targets), loss(logits, targets))
+        assert torch.equal(plan_for(loss, contract="off").loss(logits, targets), loss(logits, targets))
+
+
+def test_always_means_always() -> None:
+    plan = plan_for(nn.NLLLoss(), contract="always")
+    right, wrong = torch.zeros(2, 5).log_softmax(1), torch.zeros(2, 5)
+    for _ in range(3):
+        plan.loss(right, torch.tensor([0, 4]))
+    with pytest.raises(cp.DataError, match="add up to 5, not to 1"):
+        plan.loss(wrong, torch.tensor([0, 4]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [1, 2, 1000, 50_000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 20.0])
+def test_rounding_is_no_fault(dtype: torch.dtype, classes: int, scale: float) -> None:
+    logits = scale * torch.randn(4, classes, 2, generator=torch.Generator().manual_seed(3))
+    assert LOG_PROBABILITIES.wrong(logits.log_softmax(1).to(dtype)) == ""
+    if classes > 1:
+        assert LOG_PROBABILITIES.wrong((logits.log_softmax(1) + 0.25).to(dtype))
+        assert LOG_PROBABILITIES.wrong((logits.log_softmax(1) - 0.25).to(dtype))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.0, -INFINITE, -INFINITE],  # a certain class
+        [INFINITE, 1.0, 1.0],
+        [float("nan"), 1.0, 1.0],
+        [-INFINITE, -INFINITE, -INFINITE],
+    ],
+)
+def test_what_is_infinite_or_no_number_is_left_as_torch_has_it(row: list[float]) -> None:
+    outputs, targets = torch.tensor([row, [1 / 3] * 3]), torch.tensor([0, 1])
+    outputs[1] = outputs[1].log()
+    plan = plan_for(nn.NLLLoss(reduction="none"))
+    assert torch.equal(
+        plan.loss(outputs, targets).nan_to_num(9), nn.NLLLoss(reduction="none")(outputs, targets).nan_to_num(9)
+    )
+
+
+def test_the_known_losses_say_what_they_take() -> None:
+    said = {
+        loss: resolve_loss(loss)
+        for loss in (
+            nn.CrossEntropyLoss(),
+            nn.NLLLoss(),
+            nn.KLDivLoss(),
+            nn.BCEWithLogitsLoss(),
+            nn.BCELoss(),
+            nn.MSELoss(),
+        )
+    }
+    assert [None if spec is None else spec.outputs for spec in said.values()] == [
+        LOGITS,
+        LOG_PROBABILITIES,
+        LOG_PROBABILITIES,
+        LOGITS,
+        PROBABILITIES,
+        None,
+    ]
+    assert LOGITS.wrong(torch.full((2, 3), 1e9)) == ""
+
+
+def test_a_loss_of_ones_own_says_what_it_takes() -> None:
+    unit = cp.OutputKind(
+        "vectors of length 1",
+        lambda outputs: "" if torch.allclose(outputs.norm(dim=1), torch.ones(len(outputs))) else "one is longer",
+        "end the model with nn.functional.normalize",
+    )
+    loss = cp.LossSpec("arc", lambda outputs, targets: outputs.sum(), frozenset({cp.INDEX}), outputs=unit)
+    plan = plan_for(loss)
+    with pytest.raises(cp.DataError, match="the loss arc takes vectors of length 1, and one is longer: end the model"):
+        plan.loss(torch.ones(2, 5), torch.tensor([0, 1]))
+    model = nn.Linear(5, 5)
+    check_model(plan, model, outputs=torch.eye(5))
+    with pytest.raises(cp.CompositionError, match="one is longer") as caught:
+        check_model(plan, model, outputs=torch.ones(2, 5))
+    assert [(fault.code, fault.fix) for fault in caught.value.faults] == [("loss-outputs", unit.fix)]
+
+
+def test_what_a_loss_takes_changes_no_gradient_and_no_fingerprint() -> None:
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    for contract in ("off", "always"):
+        logits.grad = None
+        plan_for(nn.NLLLoss(), contract=contract).loss(logits.log_softmax(1), torch.arange(4)).backward()
+        assert logits.grad is not None
+        expected = torch.autograd.grad(nn.CrossEntropyLoss()(logits, torch.arange(4)), logits)[0]
+        torch.testing.assert_close(logits.grad, expected)
+    assert plan_for(nn.NLLLoss()).fingerprint == plan_for(nn.NLLLoss(), contract="off").fingerprint
+
+
+def test_a_compiled_loss_is_one_graph() -> None:
+    plan = plan_for(nn.NLLLoss())
+    compiled = torch.compile(plan.loss, backend="eager", fullgraph=True)
+    right = torch.zeros(2, 5).log_softmax(1)
+    assert torch.equal(compiled(right, torch.tensor([0, 4])), plan.loss(right, torch.tensor([0, 4])))
