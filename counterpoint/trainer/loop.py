@@ -24,6 +24,7 @@ from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import EpochSampler, evaluation_loader, train_loader
 from counterpoint.trainer.snapshot import Snapshot
 from counterpoint.trainer.spec import DataModule
+from counterpoint.trainer.stop import Stop, Stopped
 from counterpoint.trainer.watch import LossWatch
 
 __all__ = ["Job", "Loop"]
@@ -34,7 +35,7 @@ _STEPS_BETWEEN_LOOKS = 16
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained, on what, where, and who is told; without ``folder`` nothing is written."""
+    """What is to be trained, on what, where, who is told and who may end it; without ``folder`` nothing is written."""
 
     config: RunConfig
     plan: Plan
@@ -44,6 +45,7 @@ class Job:
     sampler: EpochSampler
     folder: RunDirectory | None
     report: Report
+    stop: Stop
 
 
 class Loop:
@@ -54,6 +56,7 @@ class Loop:
         self._config, self._folder, self._report = job.config, job.folder, job.report
         self._steps, self._total = job.sampler.batches, total_batches(job.config, job.sampler)
         self.metrics: dict[str, float] = {}
+        self._is_measured = True
 
         # The engine comes first: it may change the model's modules, whose parameters the optimizer then takes.
         self._raw = job.model.to(job.accelerator.device)
@@ -65,7 +68,8 @@ class Loop:
 
         device = job.accelerator.device
         self._measured = TrainingMetrics(job.data.spec, dense=trains_on_dense(job.plan), device=device)
-        self._watch = LossWatch(1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS)
+        self._looks = 1 if device.type == "cpu" else _STEPS_BETWEEN_LOOKS
+        self._watch = LossWatch(self._looks)
         self._loader = train_loader(job.data.train, job.sampler, seed=job.config.seed, workers=job.config.workers)
         self._snapshot = Snapshot(
             self._raw, optimizer, self._scheduler, self._engine, self._measured, job.accelerator.scaler
@@ -79,9 +83,13 @@ class Loop:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
         self._snapshot.restore(checkpoint, first_process=self._accelerator.is_main_process)
+        self._is_measured, self._lr = checkpoint.data["measured"], checkpoint.data["lr"]
+        self._watch.go_back = f"the last checkpoint is that of step {self.step}"
 
-    def run(self) -> None:
-        """Train to the end, and write the final weights, those for evaluation.
+    def run(self) -> bool:
+        """Train to the end, write the final weights, those for evaluation, and return whether that end was reached.
+
+        A run that is asked to stop ends between two batches or within an evaluation, with a checkpoint.
 
         Layers such as dropout take their numbers from torch's global generator, which is seeded anew for each step
         and left at the end as it was found.
@@ -90,14 +98,21 @@ class Loop:
         device = self._accelerator.device
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []), self._engine.fit():
+                if not self._is_measured:
+                    self._after_step()
                 while self.step < self._total:
                     with self._engine.epoch():
                         self._epoch()
                 with self._engine.evaluation():
                     if self._folder is not None and self._accelerator.is_main_process:
                         self._folder.finish(self._raw.state_dict())
+        except Stopped:
+            how = "without run_dir nothing is kept" if self._folder is None else "go on by --resume or fit(resume=True)"
+            self._report.message(f"{self._job.stop.name}: stopped after step {self.step}; {how}")
+            return False
         finally:
             self._report.close()
+        return True
 
     def _epoch(self) -> None:
         """Train to the end of the epoch, from wherever in it the run stands."""
@@ -117,7 +132,7 @@ class Loop:
             passes = Passes(self._engine, self._model, self._accelerator, batch, self._config.accumulate)
             loss = self._engine.step(passes)
             self._watch.add(step, loss, self._engine.draws())
-            self._measured.update(*as_mean(self._plan, loss, batch.targets), passes.outputs, batch.targets)
+            self._measured.update(*passes.as_mean(loss), passes.outputs, batch.targets)
             self._lr = float(self._optimizer.param_groups[0]["lr"])
         if not self._accelerator.optimizer_step_was_skipped:
             self._scheduler.step()
@@ -126,19 +141,36 @@ class Loop:
             self._report.step(self.step, {"loss": self._watch.last, **self._measured.local_accuracy()})
 
     def _after_step(self) -> None:
-        """Measure and save, where either is due."""
+        """Measure and save, where either is due; if the run is to stop, save at once and measure when it goes on."""
+        self._is_measured = False
+        try:
+            if self.step % self._looks == 0:
+                self._check_stop()
+            self._measure()
+        except Stopped:
+            self._save()
+            raise
+        self._is_measured = True
+        if self._is_due(self._config.checkpoint_every):
+            self._save()
+
+    def _check_stop(self) -> None:
+        if self._job.stop.asked(self._accelerator):
+            raise Stopped
+
+    def _measure(self) -> None:
+        """Measure where it is due; nothing has changed if it is cut short."""
         values: dict[str, float] = {}
-        if self.step % self._steps == 0 or self.step == self._total:
+        ends_epoch = self.step % self._steps == 0 or self.step == self._total
+        if ends_epoch:
             self._watch.check()
             values |= self._measured.compute()
-            self._measured.reset()
         if self._is_due(self._config.eval_every):
             values |= self._evaluate()
+        if ends_epoch:
+            self._measured.reset()
         if values:
             self._note(values)
-        if self._is_due(self._config.checkpoint_every):
-            self._watch.check()
-            self._save()
 
     def _is_due(self, every: Duration) -> bool:
         return is_due(every, self.step, steps_per_epoch=self._steps, total=self._total)
@@ -175,15 +207,19 @@ class Loop:
                 prepared, wanted = plan.prepare(inputs, targets)
                 outputs = self._raw(prepared)
                 metrics.update(*as_mean(plan, plan.loss(outputs, wanted), wanted), outputs, targets)
+                if accelerator.num_processes == 1:  # several have different numbers of batches here
+                    self._check_stop()
             self._raw.train()
         return metrics.compute()
 
     def _save(self) -> None:
-        """Write a checkpoint, and let the older ones go."""
+        """Write a checkpoint of what is fit to go on from, and let the older ones go."""
+        self._watch.check()
+        self._watch.check_weights(self.step, self._raw)
         if self._folder is None:
             return
         size = self._folder.metrics_size if self._accelerator.is_main_process else 0
-        checkpoint = self._snapshot.take(self._config, metrics_size=size)
+        checkpoint = self._snapshot.take(self._config, metrics_size=size, measured=self._is_measured, lr=self._lr)
         if self._accelerator.is_main_process:
             path = write_checkpoint(self._folder.checkpoints, self.step, checkpoint)
             prune_checkpoints(self._folder.checkpoints, _KEPT_CHECKPOINTS)

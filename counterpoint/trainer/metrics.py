@@ -29,6 +29,11 @@ class _Mean(Metric):
         self.persistent(True)
         self.to(device)
 
+    @property
+    def update_called(self) -> bool:
+        """Whether there is anything to compute, be it from a checkpoint."""
+        return bool(self.weight)
+
     def compute(self) -> Tensor:
         """Return the mean; NaN before the first batch."""
         return self.total / self.weight

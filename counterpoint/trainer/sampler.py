@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
 from counterpoint.trainer.spec import Example, RandomDataset, SizedDataset
+from counterpoint.trainer.stop import leave_signals_to_parent
 
 __all__ = ["EpochSampler", "Key", "evaluation_loader", "train_loader"]
 
@@ -90,6 +91,7 @@ def train_loader(data: SizedDataset, sampler: EpochSampler, *, seed: int, worker
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=_own_generator(),
+        worker_init_fn=leave_signals_to_parent,
     )
 
 
@@ -104,6 +106,7 @@ def evaluation_loader(
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
         generator=_own_generator(),
+        worker_init_fn=leave_signals_to_parent,
     )
 
 

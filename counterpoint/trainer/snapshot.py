@@ -37,8 +37,8 @@ class Snapshot:
     metrics: TrainingMetrics
     scaler: GradScaler | None
 
-    def take(self, config: RunConfig, *, metrics_size: int) -> Checkpoint:
-        """Return everything as a checkpoint."""
+    def take(self, config: RunConfig, **loop: float) -> Checkpoint:
+        """Return everything as a checkpoint, with what the loop adds of its own."""
         optimizer, optimizer_data = split_optimizer(self.optimizer.state_dict())
         parts = {
             "model": self.model.state_dict(),
@@ -54,7 +54,7 @@ class Snapshot:
             "optimizer": optimizer_data,
             "scheduler": self.scheduler.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "metrics_size": metrics_size,
+            **loop,
         }
         return Checkpoint(tensors, data)
 

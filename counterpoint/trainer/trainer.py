@@ -26,6 +26,7 @@ from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import EpochSampler
 from counterpoint.trainer.snapshot import differences
 from counterpoint.trainer.spec import DatasetConfig, DataSpec, SizedDataset
+from counterpoint.trainer.stop import Stop, signals_held
 from counterpoint.trainer.yaml import dump_config, load_config
 
 __all__ = ["Summary", "Trainer"]
@@ -134,9 +135,6 @@ class Trainer:
             NonFiniteLossError: the loss became NaN or infinite.
             DataError: a batch is not what the data was said to hold.
         """
-        # The loop needs torchmetrics, which takes seconds to import; checking a config does without it.
-        from counterpoint.trainer.loop import Job, Loop
-
         if self._has_run:
             raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
         report = make_report(active=self._accelerator.is_main_process)
@@ -146,13 +144,36 @@ class Trainer:
             return Summary(int(checkpoint.data["step"]), self._folder.last_metrics(), self._folder.model)
         self._has_run = True
         report.message(self.plan.explain())
-        job = Job(self.config, self.plan, self.data, self.model, self._accelerator, self._sampler, self._folder, report)
-        loop = Loop(job)
+        with signals_held() as stop:
+            summary = self._train(checkpoint, report, stop)
+        if summary is None:  # at the end of `with`, the program's own handler of the signal let it go on
+            raise RunError(f"the run was ended by {stop.name}; go on with it by resume=True")
+        return summary
+
+    def _train(self, checkpoint: Checkpoint | None, report: Report, stop: Stop) -> Summary | None:
+        """Train to the end; return ``None`` if the run was stopped before it."""
+        # The loop needs torchmetrics, which takes seconds to import; checking a config does without it.
+        from counterpoint.trainer.loop import Job, Loop
+
+        loop = Loop(
+            Job(
+                self.config,
+                self.plan,
+                self.data,
+                self.model,
+                self._accelerator,
+                self._sampler,
+                self._folder,
+                report,
+                stop,
+            )
+        )
         if checkpoint is not None:
             loop.restore(checkpoint)
             report.message(f"resumed after step {loop.step}")
-        loop.run()
-        return Summary(loop.step, loop.metrics, None if self._folder is None else self._folder.model)
+        is_done = loop.run()
+        path = None if self._folder is None else self._folder.model
+        return Summary(loop.step, loop.metrics, path) if is_done else None
 
     def _open(self, report: Report, *, resume: bool, overwrite: bool, allow_changes: bool) -> Checkpoint | None:
         """Make the folder ready for the run, and return the checkpoint to go on from."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from counterpoint.core.errors import NonFiniteLossError
 
@@ -60,6 +60,20 @@ class LossWatch:
                 )
         self.last = losses[-1]
         self._seen.clear()
+
+    def check_weights(self, step: int, model: nn.Module) -> None:
+        """Look at the trained parameters after ``step`` steps; raises ``NonFiniteLossError`` if one is NaN or infinite.
+
+        The loss shows what an update has broken only at the next step, and by then it may have been kept.
+        """
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        finite = torch.stack([value.detach().isfinite().all() for value in trained.values()]).tolist()
+        broken = [name for name, is_finite in zip(trained, finite, strict=True) if not is_finite]
+        if broken:
+            raise NonFiniteLossError(
+                f"step {step - 1}: its update made weights NaN or infinite: {', '.join(broken[:_FEW])}. "
+                f"A lower optimizer.lr, gradient_clipping or precision: fp32 may help; {self.go_back}"
+            )
 
 
 def describe_draws(draws: Mapping[str, Any]) -> str:

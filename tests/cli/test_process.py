@@ -85,16 +85,21 @@ def test_an_error_that_nobody_expected_is_not_hidden(monkeypatch: pytest.MonkeyP
         main(["list"])
 
 
-def test_sigterm_ends_a_run(tmp_path: Path) -> None:
+def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path: Path) -> None:
+    """The signal goes to all of its processes, as a cluster manager sends it."""
     (tmp_path / "run.yaml").write_text(HEAD)
-    command = [SCRIPT, "train", "run.yaml", "max_duration=10000ep"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [SCRIPT, "train", "run.yaml", "max_duration=10000ep", "checkpoint_every=1000ep", "workers=2"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, **pipes) as process:
         metrics, end = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < end:
             assert process.poll() is None
             time.sleep(0.05)
-        process.terminate()
-        _, errors = process.communicate(timeout=60)
+        os.killpg(process.pid, signal.SIGTERM)
+        out, errors = process.communicate(timeout=60)  # the pipes are closed when its loaders have ended, too
     assert process.returncode == 143, errors
-    assert "Traceback" not in errors
+    assert errors == ""
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert f"SIGTERM: stopped after step {step}; go on by --resume" in out
     assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from counterpoint.trainer.checkpoint import list_checkpoints
+
 METHODS = [{"name": "mixup", "alpha": 1.0}, {"name": "cutout", "p": 0.5}, {"name": "ema", "half_life": 4}]
 
 
@@ -54,6 +56,16 @@ def assert_equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
     for name, value in first.items():
         assert value.dtype == second[name].dtype, name
         assert torch.equal(value, second[name]), name
+
+
+def assert_same_end(folder: Path, whole: Path) -> None:
+    """Two runs left the same weights, averages, metrics, plan and checkpoint, bit for bit, and nothing half-written."""
+    for name in ("model.safetensors", "metrics.jsonl", "plan.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    found, wanted = (list_checkpoints(path / "checkpoints") for path in (folder, whole))
+    assert [path.name for path in found] == [path.name for path in wanted]
+    assert (found[-1] / "tensors.safetensors").read_bytes() == (wanted[-1] / "tensors.safetensors").read_bytes()
+    assert not list(folder.rglob(".*.partial"))
 
 
 def write_images(root: Path, classes: int = 2, count: int = 4, size: tuple[int, int] = (12, 10)) -> None:

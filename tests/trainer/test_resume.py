@@ -15,7 +15,7 @@ import torch
 import counterpoint as cp
 from counterpoint.core.errors import CheckpointError
 from counterpoint.trainer.checkpoint import list_checkpoints
-from tests.trainer.support import METHODS, config, write_images
+from tests.trainer.support import METHODS, assert_same_end, config, write_images
 
 KILLS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "in mid-epoch": ("step", 17, {}),
@@ -84,26 +84,17 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base
 
 
-def _assert_same_end(resumed: Path, whole: Path) -> None:
-    for name in ("model.safetensors", "metrics.jsonl", "plan.json"):
-        assert (resumed / name).read_bytes() == (whole / name).read_bytes(), name
-    assert [path.name for path in list_checkpoints(resumed / "checkpoints")] == [
-        path.name for path in list_checkpoints(whole / "checkpoints")
-    ]
-    assert not list(resumed.rglob(".*"))
-
-
 @pytest.mark.parametrize("name", KILLS)
 def test_a_killed_run_ends_like_a_whole_one(killed: Path, name: str) -> None:
     assert not (killed / name / "model.safetensors").exists()
     cp.Trainer(_digits(killed / name)).fit(resume=True)
-    _assert_same_end(killed / name, killed / "whole")
+    assert_same_end(killed / name, killed / "whole")
 
 
 def test_a_killed_run_with_workers_ends_like_a_whole_one_without(killed: Path) -> None:
     assert list_checkpoints(killed / "images" / "checkpoints")[-1].name == "step-00000008"
     cp.Trainer(_images(killed / "images", killed / "data", workers=1)).fit(resume=True)
-    _assert_same_end(killed / "images", killed / "whole images")
+    assert_same_end(killed / "images", killed / "whole images")
 
 
 def test_how_often_it_is_resumed_does_not_matter(killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +115,7 @@ def test_how_often_it_is_resumed_does_not_matter(killed: Path, tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             cp.Trainer(_digits(folder)).fit(resume=True)
     cp.Trainer(_digits(folder)).fit(resume=True)
-    _assert_same_end(folder, killed / "whole")
+    assert_same_end(folder, killed / "whole")
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
@@ -142,7 +133,7 @@ def test_a_damaged_checkpoint_costs_steps_and_no_bit(
     shown = capsys.readouterr().out
     assert "step-00000022 is broken" in shown
     assert "resumed after step 20" in shown
-    _assert_same_end(folder, killed / "whole")
+    assert_same_end(folder, killed / "whole")
 
 
 def test_only_damaged_checkpoints(tmp_path: Path) -> None:
@@ -178,4 +169,4 @@ def test_layers_that_draw_are_resumed_too(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(KeyboardInterrupt):
             trainer("stopped").fit()
     trainer("stopped").fit(resume=True)
-    _assert_same_end(tmp_path / "stopped", tmp_path / "whole")
+    assert_same_end(tmp_path / "stopped", tmp_path / "whole")
