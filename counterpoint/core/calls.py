@@ -31,10 +31,12 @@ class Call:
     active: bool = True
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return the batch after the edit."""
+        """Return the batch after the edit, which every input tensor gets with the same draws."""
         edited = self.edit(batch, self.draws)
+        further = tuple(self.edit(replace(batch, inputs=one, further=()), self.draws).inputs for one in batch.further)
         return replace(
             edited,
+            further=further,
             inputs_kind=batch.inputs_kind if self.inputs_kind is None else self.inputs_kind,
             targets_kind=batch.targets_kind if self.targets_kind is None else self.targets_kind,
         )
@@ -44,9 +46,13 @@ def run_calls(calls: Iterable[Call], batch: Batch) -> Batch:
     """Run one edit after the other; memory that an edit has made may be written to by the next."""
     for call in calls:
         edited = call(batch)
-        own = edited.inputs.untyped_storage().data_ptr() != batch.inputs.untyped_storage().data_ptr()
-        batch = replace(edited, writable=batch.writable or own)
+        shared = any(map(_share_memory, edited.all_inputs, batch.all_inputs))
+        batch = replace(edited, writable=batch.writable or not shared)
     return batch
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def map_draws(change: Callable[[Tensor], Any], draws: Any) -> Any:

@@ -35,7 +35,7 @@ def watch_step(contract: Contract, number: int, step: BatchStep, before: Batch) 
         return _nothing
     memory = None
     if contract is Contract.ALWAYS:
-        memory = {Field.INPUTS: checksum([before.inputs]), Field.TARGETS: checksum([before.targets])}
+        memory = {Field.INPUTS: checksum(before.all_inputs), Field.TARGETS: checksum([before.targets])}
 
     def check(after: Batch) -> None:
         try:
@@ -54,25 +54,30 @@ def _nothing(after: Batch) -> None:
 
 
 def _check_fields(step: BatchStep, before: Batch, after: Batch, memory: dict[Field, bytes] | None) -> None:
-    for part, old, new in (
-        (Field.INPUTS, before.inputs, after.inputs),
-        (Field.TARGETS, before.targets, after.targets),
+    for part, old_tensors, new_tensors in (
+        (Field.INPUTS, before.all_inputs, after.all_inputs),
+        (Field.TARGETS, (before.targets,), (after.targets,)),
     ):
         edits = [effect.edits[part] for effect in step.effects if part in effect.edits]
         owned = part is Field.INPUTS and before.writable and bool(edits)
-        written = memory is not None and not owned and checksum([old]) != memory[part]
-        if written:
+        if memory is not None and not owned and checksum(old_tensors) != memory[part]:
             raise ContractError(f"it writes into the {part.value} that it was given; a step returns new tensors")
-        if not edits and new is not old:
-            raise ContractError(f"it edits {part.value} and does not declare it; add {part.value}=... to @transform")
-        resized = any(edit.resizes for edit in edits) or step.before[part] != step.after[part]
-        if new.shape != old.shape and not resized:
-            raise ContractError(
-                f"it turns {part.value} of shape {tuple(old.shape)} into {tuple(new.shape)}; declare an Edit for "
-                f"{part.value} with resizes=True, or keep the shape"
-            )
-        if len(new) != len(after.inputs):
-            raise ContractError(f"it leaves {len(after.inputs)} inputs and {len(new)} {part.value}")
+        for old, new in zip(old_tensors, new_tensors, strict=True):
+            _check_edited(step, part, old, new)
+            if len(new) != len(after.inputs):
+                raise ContractError(f"it leaves {len(after.inputs)} inputs and {len(new)} {part.value}")
+
+
+def _check_edited(step: BatchStep, part: Field, old: Tensor, new: Tensor) -> None:
+    edits = [effect.edits[part] for effect in step.effects if part in effect.edits]
+    if not edits and new is not old:
+        raise ContractError(f"it edits {part.value} and does not declare it; add {part.value}=... to @transform")
+    resized = any(edit.resizes for edit in edits) or step.before[part] != step.after[part]
+    if new.shape != old.shape and not resized:
+        raise ContractError(
+            f"it turns {part.value} of shape {tuple(old.shape)} into {tuple(new.shape)}; declare an Edit for "
+            f"{part.value} with resizes=True, or keep the shape"
+        )
 
 
 def _check_targets(step: BatchStep, before: Batch, after: Batch) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from counterpoint.core.batch import Batch
+from counterpoint.core.batch import Batch, Inputs
 from counterpoint.core.contract import watch_hook, watch_restoring
 from counterpoint.core.effects import Phase
 from counterpoint.core.errors import CounterpointError, RunError
@@ -113,7 +113,7 @@ class Engine:
         return self.span(Event.BACKWARD)
 
     @contextmanager
-    def batch(self, inputs: Tensor, targets: Tensor, *, donate: bool = False) -> Iterator[Batch]:
+    def batch(self, inputs: Inputs, targets: Tensor, *, donate: bool = False) -> Iterator[Batch]:
         """Edit a device batch by the plan, and span what is done with it; ``batches`` grows by one at its end.
 
         ``inputs`` and ``targets`` as in ``Plan.__call__``; the edited ones are those of the batch that it yields. Open

@@ -7,16 +7,24 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from counterpoint.core.batch import Batch
+from counterpoint.core.batch import Batch, Inputs
 from counterpoint.core.conversions import Conversion, check_classes
 from counterpoint.core.errors import DataError
-from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Kind
+from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
 from counterpoint.core.plan import Plan
 
-__all__ = ["MASS_ERROR", "check_batch", "check_masses", "check_values", "masses"]
+__all__ = ["MASS_ERROR", "check_batch", "check_masses", "check_values", "input_tensors", "masses"]
 
 MASS_ERROR = 1e-3
 """How far the mass of a dense row may be from 0 or 1: what half precision leaves."""
+
+
+def input_tensors(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return the input tensors that a caller gave; raises ``DataError`` for anything but tensors."""
+    given = (inputs,) if isinstance(inputs, Tensor) else inputs
+    if not isinstance(given, tuple) or not given or not all(isinstance(tensor, Tensor) for tensor in given):
+        raise DataError(f"inputs are a tensor, or a tuple of tensors, not {type(inputs).__name__}")
+    return given
 
 
 def check_batch(plan: Plan, batch: Batch) -> Batch:
@@ -25,12 +33,15 @@ def check_batch(plan: Plan, batch: Batch) -> Batch:
     Where class indices are expected, dense targets (N, C) are accepted too, unless the loss cannot take them. Raises
     ``DataError``. Values are looked at on the CPU only, so that nothing waits for another device.
     """
-    if batch.inputs.ndim == 0 or batch.targets.ndim == 0 or len(batch.inputs) != len(batch.targets):
-        raise DataError(
-            f"inputs of shape {tuple(batch.inputs.shape)} and targets of shape {tuple(batch.targets.shape)} are no "
-            "batch: their first axes must be equally long"
-        )
-    _check_inputs(batch.inputs, batch.inputs_kind)
+    for inputs in batch.all_inputs:
+        if inputs.ndim == 0 or batch.targets.ndim == 0 or len(inputs) != len(batch.targets):
+            raise DataError(
+                f"inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(batch.targets.shape)} are no "
+                "batch: their first axes must be equally long"
+            )
+        _check_inputs(inputs, batch.inputs_kind)
+    if batch.further:
+        _check_several(plan, batch)
     if batch.targets_kind == INDEX:
         if not batch.targets.is_floating_point():
             _check_indices(plan, batch)
@@ -66,6 +77,27 @@ def _check_inputs(inputs: Tensor, kind: Kind) -> None:
     expected = {BYTES: inputs.dtype == torch.uint8, TOKENS: not inputs.is_floating_point()}
     if not expected.get(kind, kind not in IMAGES or inputs.is_floating_point()):
         raise DataError(f"{kind} inputs cannot have dtype {inputs.dtype}; {kind.meaning}")
+
+
+def _check_several(plan: Plan, batch: Batch) -> None:
+    """Check that several input tensors can be edited alike, with draws that are made for the first of them."""
+    devices = {str(inputs.device): None for inputs in batch.all_inputs}
+    if len(devices) > 1:
+        raise DataError(f"input tensors lie on {', '.join(devices)}: move them to one device")
+    shapes = [tuple(inputs.shape[1:]) for inputs in batch.all_inputs]
+    for step in plan.steps:
+        if any(effect.sample_losses for effect in step.effects):
+            raise DataError(
+                f"{step.name} runs the model on the batch, and cannot know how the model takes {len(shapes)} input "
+                "tensors: name one of them as inputs, or leave the method out"
+            )
+        edits = [effect.edits[Field.INPUTS] for effect in step.effects if Field.INPUTS in effect.edits]
+        within = any((edit.acts | edit.varies) - {Axis.SAMPLE} for edit in edits)
+        if within and len(set(shapes)) > 1:
+            raise DataError(
+                f"{step.name} edits positions or channels, alike in every input tensor, and their samples have the "
+                f"shapes {', '.join(map(str, shapes))}: give tensors of one shape, or name fewer of them as inputs"
+            )
 
 
 def _check_indices(plan: Plan, batch: Batch) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
-from counterpoint.core.batch import BatchSpec
+from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
@@ -59,15 +59,27 @@ class Plan:
         """The class index that marks an ignored position: the loss's, -100 without a loss."""
         return -100 if self.loss_spec is None else self.loss_spec.ignore_index
 
+    @overload
     def __call__(
         self, inputs: Tensor, targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def __call__(
+        self, inputs: tuple[Tensor, ...], targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
+    ) -> tuple[tuple[Tensor, ...], Tensor]: ...
+
+    def __call__(
+        self, inputs: Inputs, targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
+    ) -> tuple[Inputs, Tensor]:
         """Edit a device batch.
 
         ``inputs`` is (N, ...) and ``targets`` as the task says; ``step`` counts device batches from 0. ``rank`` is the
         number of this process (``None``: what torch.distributed says, else 0). ``donate=True`` allows the plan to edit
-        ``inputs`` in place; otherwise a tensor of the caller's is never changed. Raises ``EngineRequiredError`` if the
-        plan has hooks, and ``DataError`` for a batch that is not what was stated.
+        ``inputs`` in place; otherwise a tensor of the caller's is never changed. ``inputs`` may also be a tuple of
+        tensors of one kind, and of one shape where a method edits positions or channels: all are edited with the same
+        draws, and come back as a tuple. Raises ``EngineRequiredError`` if the plan has hooks, and ``DataError`` for a
+        batch that is not what was stated.
         """
         beyond = [hook.name for hook in self.hooks]
         beyond += [step.name for step in self.steps if any(effect.sample_losses for effect in step.effects)]
@@ -79,18 +91,25 @@ class Plan:
         from counterpoint.core.run import edit
 
         batch, _ = edit(self, inputs, targets, step, rank=rank, donate=donate)
-        return batch.inputs, batch.targets
+        return _as_given(inputs, batch), batch.targets
 
-    def prepare(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    @overload
+    def prepare(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def prepare(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]: ...
+
+    def prepare(self, inputs: Inputs, targets: Tensor) -> tuple[Inputs, Tensor]:
         """Return an unedited batch as the model and the loss take it, for evaluation.
 
         Only the steps that change the kind of a field run, such as a normalisation, which the model needs in evaluation
-        as in training. Raises ``DataError`` for a batch that is not what was stated.
+        as in training. ``inputs`` may be a tuple, as in a call. Raises ``DataError`` for a batch that is not what was
+        stated.
         """
         from counterpoint.core.run import prepare
 
         batch = prepare(self, inputs, targets)
-        return batch.inputs, batch.targets
+        return _as_given(inputs, batch), batch.targets
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a model's outputs at targets of the kind that the plan gives.
@@ -147,6 +166,10 @@ class Plan:
         """A digest of everything that decides what the plan does; lists that give the same plan share it."""
         text = json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _as_given(inputs: Inputs, batch: Batch) -> Inputs:
+    return batch.inputs if isinstance(inputs, Tensor) else batch.all_inputs
 
 
 def _member_data(member: Member) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint.core.batch import Batch, BatchSpec
+from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.calls import Call, map_draws, run_calls
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import TransformEffect
 from counterpoint.core.errors import DataError
-from counterpoint.core.intake import check_batch
+from counterpoint.core.intake import check_batch, input_tensors
 from counterpoint.core.kinds import Field
 from counterpoint.core.member import Member
 from counterpoint.core.plan import Plan
@@ -64,7 +64,7 @@ def process_rank() -> int:
 
 def edit(
     plan: Plan,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Tensor,
     step: int,
     *,
@@ -82,17 +82,18 @@ def edit(
         return editing.run(), editing.draws
 
 
-def prepare(plan: Plan, inputs: Tensor, targets: Tensor) -> Batch:
+def prepare(plan: Plan, inputs: Inputs, targets: Tensor) -> Batch:
     """Run the batch steps of a plan that change kinds, and no others."""
     with torch.no_grad():
         return _Editing(plan, Dice(plan.facts.seed, 0, 0), _given(plan, inputs, targets), None).view()
 
 
-def _given(plan: Plan, inputs: Tensor, targets: Tensor, *, donate: bool = False) -> Batch:
-    facts = plan.facts
-    return check_batch(
-        plan, Batch(inputs, targets, facts.inputs, facts.task.targets, facts.task.name, facts.num_classes, donate)
-    )
+def _given(plan: Plan, inputs: Inputs, targets: Tensor, *, donate: bool = False) -> Batch:
+    facts, (first, *further) = plan.facts, input_tensors(inputs)
+    # What is written into one tensor must not show in another.
+    apart = len({tensor.untyped_storage().data_ptr() for tensor in (first, *further)}) == 1 + len(further)
+    kinds = (facts.inputs, facts.task.targets, facts.task.name, facts.num_classes)
+    return check_batch(plan, Batch(first, targets, *kinds, writable=donate and apart, further=tuple(further)))
 
 
 class _Editing:
