@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypeVar, cast
 
 from torch import Tensor
 
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import DataError
-from counterpoint.integrations.places import Path, name_of, parts, read, written
+from counterpoint.integrations.places import Keys, Path, find, leaves, name_of, parts, written
 
 __all__ = ["FIRST_AND_SECOND", "Fields", "Path"]
 
@@ -26,6 +27,9 @@ class Fields:
     tuple or list (``0``), a key of a mapping, or a field of a dataclass or named tuple (``"image"``); nested places are
     dotted (``"views.0"``) or tuples (``("views", 0)``), the latter also for keys that hold dots. What is not named
     passes through untouched. Raises ``DataError`` where no input is named, or a place twice.
+
+    A batch of such containers is never changed: ``write`` makes new ones around the tensors, of the same types. Of a
+    dataclass it is a shallow copy, for which ``__post_init__`` does not run again.
 
     >>> import torch
     >>> fields = Fields(("image",), "label")
@@ -42,18 +46,22 @@ class Fields:
         """Check that every place is named once."""
         if not isinstance(self.inputs, tuple) or not self.inputs:
             raise DataError(f"inputs={self.inputs!r}: name a tuple of places, such as (0,) or ('image',)")
-        names = [name_of(parts(path)) for path in (*self.inputs, self.targets)]
-        for number, place in enumerate(names):
-            for other in names[:number]:
-                if f"{place}.".startswith(f"{other}.") or f"{other}.".startswith(f"{place}."):
-                    raise DataError(f"the places {other!r} and {place!r} are one, or one lies in the other")
+        places = [tuple(map(str, parts(path))) for path in self._paths]
+        for place, other in combinations(places, 2):
+            if place[: len(other)] == other[: len(place)]:
+                raise DataError(f"the places {name_of(place)!r} and {name_of(other)!r} are one, or one holds the other")
+
+    @property
+    def _paths(self) -> tuple[Path, ...]:
+        return (*self.inputs, self.targets)
 
     def read(self, batch: object) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return the tensors at the places of the inputs, and the one at that of the targets.
 
         Raises ``DataError`` naming the place, what is there, and what the batch holds.
         """
-        return tuple(read(batch, parts(path)) for path in self.inputs), read(batch, parts(self.targets))
+        *inputs, targets = self._find(batch).values()
+        return tuple(inputs), targets
 
     def write(self, batch: _BatchT, inputs: Sequence[Tensor], targets: Tensor) -> _BatchT:
         """Return a batch of the same structure that holds these tensors; the given one is left as it is.
@@ -63,21 +71,41 @@ class Fields:
         """
         if len(inputs) != len(self.inputs):
             raise DataError(f"{len(inputs)} tensors for {len(self.inputs)} places of inputs: give one for each")
-        self.read(batch)
         filled: object = batch
-        for path, tensor in zip((*self.inputs, self.targets), (*inputs, targets), strict=True):
-            filled = written(filled, parts(path), tensor)
+        for keys, tensor in zip(self._find(batch), (*inputs, targets), strict=True):
+            filled = written(filled, keys, tensor)
         return cast(_BatchT, filled)
 
     @contextmanager
     def edited(self, engine: Engine, batch: _BatchT, *, donate: bool = False) -> Iterator[_BatchT]:
         """Edit a device batch by the engine's plan, and span what is done with it, as ``Engine.batch`` does.
 
-        Yields a batch of the same structure with the edited inputs and targets.
+        Yields a batch of the same structure with the edited inputs and targets. Raises ``DataError`` as ``read`` does,
+        and where the plan leaves fewer samples than there were while the batch holds more than is named.
         """
-        (inputs,), targets = self.read(batch)
+        inputs, targets = self.read(batch)
         with engine.batch(inputs, targets, donate=donate) as edited:
-            yield self.write(batch, (edited.inputs,), edited.targets)
+            if len(edited.targets) != len(targets):
+                self._check_alone(batch, f"{len(edited.targets)} of {len(targets)} samples")
+            yield self.write(batch, edited.all_inputs, edited.targets)
+
+    def _find(self, batch: object) -> dict[Keys, Tensor]:
+        """Return the tensors that are named, by where they are; the targets are the last."""
+        found = dict(find(batch, parts(path)) for path in self._paths)
+        if len(found) < len(self._paths):
+            names = ", ".join(repr(name_of(parts(path))) for path in self._paths)
+            raise DataError(f"two of the places {names} are one in this batch, by its name and by its position")
+        return found
+
+    def _check_alone(self, batch: object, left: str) -> None:
+        """Check that the batch holds nothing but what is named, which alone has followed a choice of samples."""
+        named = self._find(batch)
+        others = [name_of(keys) for keys in leaves(batch) if keys not in named]
+        if others:
+            raise DataError(
+                f"the plan leaves {left}, and cannot choose the same of {', '.join(map(repr, others))}: name them as "
+                "inputs, take them out of the batch, or leave out the method that chooses samples"
+            )
 
 
 FIRST_AND_SECOND = Fields((0,), 1)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import UserDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from counterpoint.core.errors import DataError
 
-__all__ = ["Part", "Path", "name_of", "parts", "read", "written"]
+__all__ = ["Keys", "Part", "Path", "find", "leaves", "name_of", "parts", "written"]
 
 Part = int | str
 Path = Part | tuple[Part, ...]
 """A place in a batch: a position, a key or the name of a field; dotted or a tuple where it is nested."""
+Keys = tuple[Any, ...]
+"""A place by the keys of its containers, of which it has one path alone."""
 
 
 @runtime_checkable
@@ -63,30 +65,53 @@ def _key(container: object, part: Part) -> Part:
     return number
 
 
-def read(batch: object, path: tuple[Part, ...]) -> Tensor:
-    """Return the tensor at a place; raises ``DataError`` if there is none."""
-    found = batch
+def find(batch: object, path: tuple[Part, ...]) -> tuple[Keys, Tensor]:
+    """Return the tensor at a place, and the one path of that place, by the keys of its containers.
+
+    Raises ``DataError`` if there is no tensor.
+    """
+    found, keys = batch, []
     for depth, part in enumerate(path):
         held = _held(found)
         if held is None:
             raise _wrong(batch, path, f"{name_of(path[:depth])!r} is {_describe(found)}, which holds no places")
-        key = _key(found, part)
-        if key not in held:
+        keys.append(_key(found, part))
+        if keys[-1] not in held:
             inside = f"in {name_of(path[:depth])!r} " if depth else ""
             raise _wrong(batch, path, f"there is no {part!r} {inside}among {', '.join(map(repr, held)) or 'nothing'}")
-        found = held[key]
+        found = held[keys[-1]]
     if not isinstance(found, Tensor):
         raise _wrong(batch, path, f"there is {_describe(found)}, not a tensor")
-    return found
+    return tuple(keys), found
 
 
-def written(container: Any, path: tuple[Part, ...], tensor: Tensor) -> object:
-    """Return a container like the given one, with a tensor at a place that is there."""
-    if not path:
+def leaves(batch: object) -> Iterator[Keys]:
+    """Give the path of everything in a batch that holds no places itself."""
+    held = _held(batch)
+    if held is None:
+        yield ()
+        return
+    for key, value in held.items():
+        yield from ((key, *keys) for keys in leaves(value))
+
+
+def written(container: Any, keys: Keys, tensor: Tensor) -> object:
+    """Return a container like the given one with a tensor at a place that ``find`` found.
+
+    Raises ``DataError`` for a container that cannot be made anew.
+    """
+    if not keys:
         return tensor
-    held, key = _held(container), _key(container, path[0])
+    held = _held(container)
     assert held is not None
-    return _replaced(container, key, written(held[key], path[1:], tensor))
+    value = written(held[keys[0]], keys[1:], tensor)
+    try:
+        return _replaced(container, keys[0], value)
+    except TypeError as error:
+        raise DataError(
+            f"the {type(container).__name__} that holds {keys[0]!r} cannot be made anew from its items ({error}): use "
+            "a dict, a list, a tuple, a named tuple or a dataclass"
+        ) from error
 
 
 def _replaced(container: Any, key: Any, value: object) -> object:
@@ -97,12 +122,12 @@ def _replaced(container: Any, key: Any, value: object) -> object:
         return copied
     if isinstance(container, Mapping):
         return type(container)({**container, key: value})  # type: ignore[call-arg]
-    if isinstance(container, tuple) and isinstance(container, _NamedTuple):
+    if isinstance(container, _NamedTuple):
         return container._replace(**{key: value})
     if isinstance(container, tuple):
         return type(container)((*container[:key], value, *container[key + 1 :]))
     copied = copy.copy(container)
-    object.__setattr__(copied, key, value)  # also where the dataclass is frozen; no field is computed anew
+    object.__setattr__(copied, key, value)  # a frozen dataclass has no other way that computes no field anew
     return copied
 
 
