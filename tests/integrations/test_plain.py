@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
+from torch.nn.utils import clip_grad_norm_
 
+import counterpoint as cp
 from tests.integrations import recipe
 from tests.integrations.recipe import Result, assert_close, assert_same
 
@@ -17,6 +20,27 @@ WAYS = {recipe.plain: True, recipe.split: False}
 @pytest.mark.parametrize("way", WAYS)
 def test_the_loop_equals_the_recipe_by_hand_bit_for_bit(way: Callable[..., Result], microbatches: int) -> None:
     assert_same(way(microbatches), recipe.reference(microbatches, grouped=WAYS[way]))
+
+
+def test_a_plan_that_is_called_edits_the_same_batches() -> None:
+    """In a loop that clips and steps by itself, the plan of the methods that edit batches is enough."""
+    recipe_plan, net = recipe.plan(), recipe.model()
+    edits = [member.algorithm for member in recipe_plan.members if not member.declaration.hooks]
+    plan = cp.compose(
+        edits, loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=4, inputs="normalized", seed=17
+    )
+    sgd, losses = recipe.optimizer(net), []
+    for step, (images, labels) in enumerate(recipe.batches()):
+        x, y = plan(images, labels, step=step)
+        loss = plan.loss(net(x), y)
+        sgd.zero_grad()
+        loss.backward()
+        clip_grad_norm_(net.parameters(), recipe.THRESHOLD)
+        sgd.step()
+        losses.append(loss.item())
+    assert plan.order == ("dense_targets", "label_smoothing", "cutout", "mixup")
+    wanted = recipe.reference()
+    assert_same(Result(recipe.weights(net), wanted.averaged, losses), wanted)
 
 
 @pytest.mark.parametrize("microbatches", [1, 2])
