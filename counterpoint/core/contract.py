@@ -13,6 +13,7 @@ from counterpoint.core.effects import Contract, Form, HookEffect
 from counterpoint.core.errors import ContractError, DataError
 from counterpoint.core.intake import MASS_ERROR, check_masses, check_values, masses
 from counterpoint.core.kinds import DENSE, Axis, Field
+from counterpoint.core.sharding import local, reshard
 from counterpoint.core.steps import BatchStep
 
 __all__ = ["checksum", "watch_hook", "watch_restoring", "watch_step"]
@@ -22,7 +23,7 @@ def checksum(tensors: Iterable[Tensor]) -> bytes:
     """Return a digest of the bits of tensors; version counters would miss writes through ``.data`` or NumPy."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(local(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.digest()
 
 
@@ -147,6 +148,7 @@ def _pass() -> None:
 
 
 def _held(model: nn.Module, part: Field) -> list[Tensor]:
+    reshard(model)
     if part is Field.PARAMETERS:
         return [*model.parameters(), *model.buffers()]
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

@@ -68,19 +68,24 @@ class Engine:
         self._update = update
         self._opened = OpenedBatches()
         self._loss: Tensor | None = None
-        self._states: dict[str, object] = {}
+        self._states: dict[str, object] | None = None
         self._handlers = handlers(plan)
         self._fired = Fired(self._handlers, self._opened)
         with self.span(Event.SETUP):
             pass
-        for member in plan.members:
-            state = member.algorithm.init(model)
-            if state is not None:
-                self._states[member.identity] = state
+
+    def _remembered(self) -> dict[str, object]:
+        """Return what the algorithms remember, made at the first call, up to which a model may yet be sharded."""
+        if self._states is None:
+            made = {member.identity: member.algorithm.init(self.model) for member in self.plan.members}
+            self._states = {identity: state for identity, state in made.items() if state is not None}
+        return self._states
 
     @contextmanager
     def span(self, event: Event) -> Iterator[None]:
         """Fire a span of the loop: its hooks run before, around and after the body."""
+        if event is not Event.SETUP:
+            self._remembered()
         self._fired.note(event)
         with ExitStack() as entered:
             self._enter(event, entered)
@@ -199,13 +204,16 @@ class Engine:
         """Return the draws of the methods that act on the batch at hand, by their names in the plan."""
         return {} if self._opened.at_hand is None else dict(self._opened.at_hand.draws)
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return what the algorithms remember and the number of batches done, as tensors by flat names."""
-        return {"batches": torch.tensor(self.batches), **pack_states(self._states)}
+    def state_dict(self, *, whole: bool = False) -> dict[str, Tensor]:
+        """Return what the algorithms remember and the number of batches done, as tensors by flat names.
+
+        Of a sharded model the averages are sharded alike; ``whole`` gathers them, for which all processes must call.
+        """
+        return {"batches": torch.tensor(self.batches), **pack_states(self._remembered(), gathered=whole)}
 
     def load_state_dict(self, packed: Mapping[str, Tensor]) -> None:
         """Take back what ``state_dict`` returned; raises ``CheckpointError`` for names or shapes that do not fit."""
-        load_states(self._states, {name: value for name, value in packed.items() if name != "batches"})
+        load_states(self._remembered(), {name: value for name, value in packed.items() if name != "batches"})
         self.batches = int(packed["batches"])
 
     def _ready(self) -> Optimizer:
@@ -266,7 +274,7 @@ class Engine:
         done()
 
     def _state(self, handler: Handler) -> object | None:
-        return self._states.get(handler.step.name)
+        return None if handler.step.effect.event is Event.SETUP else self._remembered().get(handler.step.name)
 
     def _scope(self, handler: Handler) -> Scope:
         """Return what a hook sees; at a step that takes several batches, the first of those that its method acts on."""

@@ -13,6 +13,7 @@ from counterpoint.core.batch import Batch
 from counterpoint.core.effects import HookEffect
 from counterpoint.core.errors import ContractError
 from counterpoint.core.kinds import Field
+from counterpoint.core.sharding import reshard
 
 __all__ = ["Outcome", "Scope"]
 
@@ -39,9 +40,13 @@ class Scope:
 
     @property
     def model(self) -> nn.Module:
-        """The model, for hooks that declare ``parameters``, ``gradients`` or ``modules``."""
+        """The model, for hooks that declare ``parameters``, ``gradients`` or ``modules``.
+
+        The parameters of a model that FSDP shards are its shards, also after a forward pass that gathered them.
+        """
         model = self._get(Field.PARAMETERS, Field.GRADIENTS, Field.MODULES)
         assert isinstance(model, nn.Module)
+        reshard(model)
         return model
 
     @property

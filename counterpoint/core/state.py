@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.errors import CheckpointError, DeclarationError
+from counterpoint.core.sharding import placed_like, whole
 
 __all__ = ["load_states", "pack_states"]
 
@@ -30,12 +31,13 @@ def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
         )
 
 
-def pack_states(states: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return every tensor of the states by a flat name, as ``ema.weights.0.weight``.
+def pack_states(states: Mapping[str, object], *, gathered: bool = False) -> dict[str, Tensor]:
+    """Return every tensor of the states by a flat name, as ``ema.weights.0.weight``; ``gathered`` from its shards.
 
     Only what is not contiguous is copied, since files hold contiguous tensors.
     """
-    return {name: tensor.contiguous() for name, tensor in _named(states).items()}
+    named = _named(states)
+    return {name: (whole(tensor) if gathered else tensor).contiguous() for name, tensor in named.items()}
 
 
 def _named(states: Mapping[str, object]) -> dict[str, Tensor]:
@@ -56,4 +58,4 @@ def load_states(states: Mapping[str, object], packed: Mapping[str, Tensor]) -> N
             raise CheckpointError(f"{name} has shape {tuple(packed[name].shape)}, and needs {tuple(tensor.shape)}")
     with torch.no_grad():
         for name, tensor in own.items():
-            tensor.copy_(packed[name])
+            tensor.copy_(placed_like(packed[name], tensor))
