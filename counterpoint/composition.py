@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from counterpoint.core import Duration, Facts, Fault, LossSpec, Plan, Terms
 from counterpoint.core import compose as check
+from counterpoint.core.compiled import Compiled
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import ConfigError, PluginError, UnknownNameError, nearest
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TARGET_KINDS, TASKS, Kind, Task
-from counterpoint.core.remedy import State
 from counterpoint.core.schedule import Clock
 from counterpoint.losses import resolve_loss
 from counterpoint.plugins import ALGORITHMS, LOSSES
@@ -58,7 +58,7 @@ def compose(
         max_duration: Length of the run; needed where a method counts shares of it.
         seed: Key of every draw.
         strict_order: Whether an order that only the list decides is a fault.
-        compile: Whether the batch steps are compiled into one function; this version refuses it.
+        compile: Whether the batch steps are compiled into one function, at their first batches.
         model_inputs: Kinds of inputs that the model takes; by default any but raw bytes.
         microbatches: Number of parts into which the loop splits a device batch.
         contract: When steps are held to what they declare: ``off``, ``first_steps`` or ``always`` (with checksums).
@@ -85,10 +85,6 @@ def compose(
         None if model_inputs is None else frozenset(_inputs(kind, terms, faults) for kind in model_inputs),
         microbatches,
     )
-    if compile:
-        message = "this version runs the batch steps of a plan one by one; it cannot compile them yet"
-        fix, state = f"set {terms.setting('compile', terms.word(False))}", State({"compile": False})
-        faults.append(Fault("compile-unavailable", message, fix, remedies=(state,)))
     return check(
         algorithms,
         resolve=ALGORITHMS.load,
@@ -96,6 +92,7 @@ def compose(
         loss=_loss(loss, loss_accepts, num_classes, terms, faults),
         strict_order=strict_order,
         contract=Contract(contract),
+        compiled=Compiled() if compile else None,
         terms=terms,
         choice="one_of",
         faults=faults,

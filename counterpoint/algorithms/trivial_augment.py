@@ -156,7 +156,8 @@ class TrivialAugment(Algorithm[Augmenting], name="trivial_augment"):
             acts=frozenset({Axis.POSITION, Axis.CHANNEL}),
             varies=frozenset({Axis.SAMPLE}),
             form=Form.NONLINEAR,
-        )
+        ),
+        eager=True,  # each operation gets another number of images in each batch
     )
     def apply(self, batch: Batch, draws: Augmenting) -> Batch:
         """Edit each group of images by its operation."""

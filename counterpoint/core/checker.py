@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import combinations
 
 from counterpoint.core.checks import check_members, without
+from counterpoint.core.compiled import Compiled
 from counterpoint.core.conversions import CONVERSIONS, Conversion
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
@@ -35,14 +36,16 @@ def compose(
     strict_order: bool = False,
     terms: Terms = Terms.PYTHON,
     contract: Contract = Contract.FIRST_STEPS,
+    compiled: Compiled | None = None,
     choice: str = "",
     faults: Sequence[Fault] = (),
 ) -> Plan:
     """Check that methods fit each other, the data and the loss, and order them.
 
     ``algorithms`` are instances, names, or mappings with ``name`` and settings; ``resolve`` turns a name into a class.
-    ``choice`` is the name of the method that chooses among others, for fixes; ``faults`` are those already found by
-    whoever calls. Raises ``CompositionError`` with every fault there is.
+    ``compiled`` is what is to compile the plan's batches. ``choice`` is the name of the method that chooses among
+    others, for fixes; ``faults`` are those already found by whoever calls.
+    Raises ``CompositionError`` with every fault there is.
     """
     members, found = enlist(algorithms, resolve, facts.clock, terms)
     found = [*faults, *found, *check_members(members, named(algorithms), loss, facts, terms, choice)]
@@ -57,7 +60,7 @@ def compose(
     found += _unmet_wishes(members, terms)
     if found:
         raise CompositionError(found)
-    return Plan(facts, tuple(members), tuple(steps), tuple(hooks), (*order.pairs, *pairs), loss, contract)
+    return Plan(facts, tuple(members), tuple(steps), tuple(hooks), (*order.pairs, *pairs), loss, contract, compiled)
 
 
 def _step_nodes(members: Sequence[Member]) -> list[BatchStep]:

@@ -38,26 +38,27 @@ def dense_targets(
         return target.to(torch.promote_types(target.dtype, dtype))
     if target.dtype == torch.bool or target.is_complex() or target.ndim < 1:
         raise DataError(f"class indices are integers of shape (N) or (N, positions), not {target.dtype} {target.shape}")
-    indices = target.long()
-    counted = check_classes(indices, num_classes, ignore_index)
-    safe = torch.where(counted, indices, 0)
-    rows = torch.zeros(target.shape[0], num_classes, *target.shape[1:], dtype=dtype, device=target.device)
-    return rows.scatter_(1, safe.unsqueeze(1), counted.unsqueeze(1).to(dtype))
+    check_classes(target.long(), num_classes, ignore_index)
+    return _rows(target.long(), num_classes, ignore_index, dtype)
 
 
-def check_classes(indices: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Return which positions count, after checking that those hold a class.
+def _rows(indices: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype) -> Tensor:
+    counted = indices != ignore_index
+    rows = torch.zeros(indices.shape[0], num_classes, *indices.shape[1:], dtype=dtype, device=indices.device)
+    return rows.scatter_(1, torch.where(counted, indices, 0).unsqueeze(1), counted.unsqueeze(1).to(dtype))
+
+
+def check_classes(indices: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Check that every position that counts holds a class.
 
     Raises ``DataError`` for CPU tensors; on another device the device itself asserts, so that nothing waits for it.
     """
-    counted = indices != ignore_index
-    wrong = counted & ((indices < 0) | (indices >= num_classes))
+    wrong = (indices != ignore_index) & ((indices < 0) | (indices >= num_classes))
     why = f"is no class: {num_classes} classes are 0 to {num_classes - 1}, an ignored position is {ignore_index}"
     if indices.device.type != "cpu":
         torch._assert_async(~wrong.any(), f"a target {why}")
     elif wrong.any():
         raise DataError(f"target {indices[wrong][0].item()} {why}")
-    return counted
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,19 @@ class Conversion:
     """Called with the targets, the number of classes and the ignored index."""
 
 
+def _converted(targets: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Turn targets dense whose class indices were looked at when the batch came in."""
+    if targets.is_floating_point():
+        return dense_targets(targets, num_classes)
+    return _rows(targets.long(), num_classes, ignore_index, torch.float32)
+
+
 CONVERSIONS = (
     Conversion(
         "dense_targets",
         TransformEffect("dense_targets", {INDEX.field: Edit(frozenset({INDEX}), gives=DENSE, form=Form.SELECT)}),
         INDEX,
         DENSE,
-        lambda targets, num_classes, ignore_index: dense_targets(targets, num_classes, ignore_index=ignore_index),
+        _converted,
     ),
 )

@@ -28,6 +28,7 @@ def transform(
     reads: Fields = (),
     unedited: bool = False,
     sample_losses: bool = False,
+    eager: bool = False,
 ) -> Callable[[_Method], _Method]:
     """Declare a method ``apply(self, batch, draws) -> Batch`` as a pure edit of the batch.
 
@@ -35,8 +36,9 @@ def transform(
     a field that is not named is not edited. ``claims`` are the slots it owns, ``reads`` the fields it looks at beside
     those it edits, ``unedited`` that it must see the batch before any edit. With ``sample_losses`` the method takes a
     fourth argument, a function that runs the model on the unedited batch, through steps that change kinds alone, and
-    returns the loss of each sample. Raises ``DeclarationError`` for a declaration that says nothing or contradicts
-    itself.
+    returns the loss of each sample. ``eager`` keeps the method out of a compiled plan: for draws whose shapes change
+    from batch to batch, and for code that ``torch.compile`` cannot take whole.
+    Raises ``DeclarationError`` for a declaration that says nothing or contradicts itself.
 
     >>> from counterpoint.core.kinds import CONTINUOUS, MIXABLE, MIXING
     >>> declared = transform(inputs=CONTINUOUS, targets=MIXABLE, law=Law.CONVEX, claims=MIXING)
@@ -61,6 +63,7 @@ def transform(
             _fields(reads, method.__name__),
             unedited,
             sample_losses,
+            eager,
             _where(method),
         )
         _expect_arguments(method, "(self, batch, draws, losses)" if sample_losses else "(self, batch, draws)")

@@ -106,6 +106,7 @@ class TransformEffect:
     reads: frozenset[Field] = frozenset()
     unedited: bool = False
     sample_losses: bool = False
+    eager: bool = False
     where: str = field(default="", compare=False)
 
     @cached_property

@@ -48,7 +48,6 @@ CODES = {
     "late-surgery": "a method changes the model's modules after the optimizer took their parameters",
     "no-such-module": "a method names a module that the model does not have",
     "nothing-to-replace": "a method replaces modules of a kind that the model does not have",
-    "compile-unavailable": "this version cannot compile a plan",
 }
 """Every code that a fault may have, with what it means."""
 

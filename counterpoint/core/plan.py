@@ -10,6 +10,7 @@ from typing import Any, overload
 from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
+from counterpoint.core.compiled import Compiled
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
@@ -47,6 +48,7 @@ class Plan:
     pairs: tuple[Pair, ...]
     loss_spec: LossSpec | None = None
     contract: Contract = Contract.FIRST_STEPS
+    compiled: Compiled | None = None
     _outputs: OutputsWatch = field(default_factory=OutputsWatch, repr=False)
 
     @property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -106,11 +107,19 @@ class _Editing:
     def run(self) -> Batch:
         """Run every step."""
         batch = self._given
-        for planned in self._plan.steps:
-            watch = watch_step(self._plan.contract, self._dice.step, planned, batch)
-            batch = self._run(planned, batch)
-            watch(batch)
+        compiled = None if self._plan.contract.holds(self._dice.step) else self._plan.compiled
+        for together, steps in groupby(self._plan.steps, lambda step: compiled is not None and step.compiles):
+            if together and compiled is not None:
+                batch = compiled.run(batch, partial(self._chain, tuple(steps), batch))
+                continue
+            for planned in steps:
+                watch = watch_step(self._plan.contract, self._dice.step, planned, batch)
+                batch = self._run(planned, batch)
+                watch(batch)
         return batch
+
+    def _chain(self, steps: Sequence[BatchStep], batch: Batch, *, everyone: bool = False) -> list[Call]:
+        return [call for planned in steps for call in self._calls(planned, batch, everyone=everyone)]
 
     def _run(self, planned: BatchStep, batch: Batch) -> Batch:
         return run_calls(self._calls(planned, batch), batch)

@@ -38,6 +38,11 @@ class BatchStep:
         """When it acts."""
         return self.work.schedule if isinstance(self.work, Member) else Schedule()
 
+    @property
+    def compiles(self) -> bool:
+        """Whether it may be part of a compiled function: its draws and its results have always the same form."""
+        return not any(effect.eager or effect.sample_losses or effect.resizes for effect in self.effects)
+
     def gives(self, part: Field) -> Kind | None:
         """Return the kind that it turns a field into, if it does."""
         given = {effect.edits[part].gives for effect in self.effects if part in effect.edits}

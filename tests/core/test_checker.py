@@ -277,10 +277,6 @@ def test_outputs_of_another_kind_than_the_loss_takes_are_found_when_the_plan_mee
     assert [fault.code for fault in caught.value.faults] == ["loss-outputs"]
 
 
-def test_compiling_is_refused_and_not_ignored() -> None:
-    assert found([MixUp()], compile=True) == ["compile-unavailable"]
-
-
 def test_fixes_are_worded_for_a_config_too() -> None:
     (fault,) = faults([MixUp(), CutMix()], terms=Terms.YAML)
     assert "`{name: one_of, algorithms: [mixup, cutmix]}`" in fault.fix

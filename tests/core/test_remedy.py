@@ -64,7 +64,6 @@ def faults_of(algorithms: list[object], facts: dict[str, Any]) -> tuple[cp.Fault
         ([Picky()], {"batch_size": 1}, "batch-too-small"),
         ([Picky()], {}, "no-sample-losses"),
         ([Across()], {"microbatches": 4}, "microbatches"),
-        ([MixUp()], {"compile": True}, "compile-unavailable"),
     ],
 )
 def test_applying_the_fix_removes_the_fault(algorithms: list[Any], facts: dict[str, Any], code: str) -> None:

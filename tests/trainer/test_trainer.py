@@ -435,9 +435,9 @@ def test_what_does_not_fit_is_found_before_training(make: Any, error: type[Excep
 
 def test_faults_of_composition_are_in_yaml_terms() -> None:
     with pytest.raises(CompositionError) as raised:
-        cp.Trainer(config(None, algorithms=["mixup", "cutmix"], compile=True))
-    assert {fault.code for fault in raised.value.faults} == {"two-mixers", "compile-unavailable"}
-    assert "`compile: false`" in str(raised.value)
+        cp.Trainer(config(None, algorithms=["mixup", "cutmix"]))
+    assert {fault.code for fault in raised.value.faults} == {"two-mixers"}
+    assert "`{name: one_of, algorithms: [mixup, cutmix]}`" in str(raised.value)
 
 
 def test_a_wrong_config_writes_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,198 @@
+"""Compiled plans: the same numbers as eager ones, no recompiling for draws, and a way on where nothing compiles."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import counterpoint as cp
+from counterpoint.algorithms import CutMix, CutOut, LabelSmoothing, MixUp, Normalize, OneOf, TrivialAugment
+from counterpoint.core import compiled
+from counterpoint.core.compiled import Compiled
+from tests.core.methods import Blend, Hole, Recolor, Scale
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+
+FACTS: dict[str, Any] = {
+    "loss": torch.nn.CrossEntropyLoss(),
+    "task": "multiclass",
+    "num_classes": 5,
+    "seed": 3,
+    "contract": "off",
+}
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield
+    torch._dynamo.reset()
+
+
+def graphs() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+def compare(algorithms: list[Any], steps: int, *, backend: str = "eager", size: int = 6, **facts: Any) -> Compiled:
+    """Run a plan compiled and eager on the same batches, and return what compiled it."""
+    plan = cp.compose(algorithms, **FACTS | facts)
+    function = Compiled(backend)
+    fast = replace(plan, compiled=function)
+    numbers = torch.Generator().manual_seed(1)
+    for step in range(steps):
+        inputs = torch.randint(0, 256, (size, 3, 8, 8), dtype=torch.uint8, generator=numbers)
+        given_inputs = inputs if plan.facts.inputs == cp.BYTES else inputs.float()
+        targets = torch.randint(0, 5, (size,), generator=numbers)
+        found, wanted = fast(given_inputs, targets, step=step), plan(given_inputs, targets, step=step)
+        torch.testing.assert_close(found, wanted)
+    return function
+
+
+NORMALIZE = Normalize(mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4])
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> list[Any]:
+    chance = st.sampled_from([1.0, 0.5])
+    pool = [
+        CutOut(p=draw(chance), per_sample=draw(st.booleans()), num_holes=draw(st.integers(1, 2))),
+        LabelSmoothing(p=draw(chance)),
+        draw(
+            st.sampled_from(
+                [
+                    MixUp(p=0.5),
+                    CutMix(per_sample=True, every=2),
+                    OneOf(algorithms=[MixUp(), CutMix(p=0.5)], p=0.8),
+                    Blend(start="2ba"),
+                ]
+            )
+        ),
+        Scale(p=draw(chance)),
+        Recolor(p=draw(chance)),
+        Hole(value=0.0),
+    ]
+    return draw(st.lists(st.sampled_from(pool), unique_by=id, max_size=5))
+
+
+@settings(max_examples=12, deadline=None)
+@given(plans(), st.integers(1, 5))
+def test_random_plans_give_the_same_compiled(algorithms: list[Any], size: int) -> None:
+    compare(algorithms, 8, size=size)
+
+
+def test_nothing_compiles_again_because_a_draw_changed() -> None:
+    chain = [NORMALIZE, CutOut(), MixUp(), LabelSmoothing()]
+    compare(chain, 200, inputs="bytes")
+    assert graphs() == 1
+
+
+def test_the_real_compiler_gives_the_same() -> None:
+    chain = [NORMALIZE, CutOut(p=0.5), MixUp(), LabelSmoothing()]
+    compare(chain, 12, backend="inductor", inputs="bytes")
+    assert graphs() == 2
+
+
+def test_beyond_the_cap_one_function_serves_every_set_of_acting_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "ACTIVE_SETS", 2)
+    chain = [CutOut(p=0.5), OneOf(algorithms=[MixUp(), CutMix(p=0.5)]), LabelSmoothing(p=0.5), Scale(p=0.5)]
+    compare(chain, 60)
+    assert graphs() == 3
+
+
+def test_batches_of_ever_other_sizes_run_step_by_step_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "VARIANTS", 2)
+    plan = replace(cp.compose([MixUp()], **FACTS), compiled=Compiled("eager"))
+    for step, size in enumerate([3, 4, 5, 6, 3, 4, 5, 6]):
+        plan(torch.rand(size, 3, 8, 8), torch.arange(size) % 5, step=step)
+    assert graphs() == 2
+
+
+def test_the_batch_in_hand_stays_as_it_is_while_others_are_edited() -> None:
+    plan = replace(cp.compose([MixUp()], **FACTS), compiled=Compiled("eager"))
+    large = torch.rand(8, 3, 128, 128)
+    held, copies = [], []
+    for step in range(6):
+        inputs, _ = plan(large, torch.arange(8) % 5, step=step)
+        held.append(inputs)
+        copies.append(inputs.clone())
+    assert all(torch.equal(one, other) for one, other in zip(held, copies, strict=True))
+
+
+def test_memory_is_used_again_once_nobody_holds_it() -> None:
+    plan = replace(cp.compose([MixUp()], **FACTS), compiled=Compiled("eager"))
+    places = []
+    for step in range(8):
+        inputs, _ = plan(torch.rand(8, 3, 128, 128), torch.arange(8) % 5, step=step)
+        places.append(inputs.data_ptr())
+    assert len(set(places[3:])) <= 2
+
+
+def test_draws_whose_shapes_change_stay_outside() -> None:
+    compare([TrivialAugment(), NORMALIZE, MixUp()], 6, inputs="bytes")
+    assert graphs() == 2  # what comes before, and what comes after
+
+
+class Branching(cp.Algorithm[None], name="branching"):
+    """A method that looks at values, which no compiler can take whole."""
+
+    @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE)
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch.with_inputs(batch.inputs * 2) if batch.inputs.sum() > 0 else batch
+
+
+class Looking(Branching, name="looking"):
+    @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE, eager=True)
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch.with_inputs(batch.inputs * 2) if batch.inputs.sum() > 0 else batch
+
+
+def test_what_cannot_be_compiled_is_said_once_and_runs_step_by_step() -> None:
+    with pytest.warns(RuntimeWarning, match="runs step by step") as caught:
+        compare([Branching(), MixUp()], 6)
+    assert len(caught) == 1
+    assert "eager=True" in str(caught[0].message)
+
+
+def test_what_is_declared_eager_is_left_out() -> None:
+    compare([Looking(), MixUp()], 6)
+    assert graphs() == 2
+
+
+def test_the_users_tensors_and_modes_stay_as_they_were() -> None:
+    plan = replace(cp.compose([MixUp(), LabelSmoothing()], **FACTS), compiled=Compiled("eager"))
+    inputs, targets = torch.rand(4, 3, 8, 8), torch.arange(4)
+    before = inputs.clone()
+    for step in range(4):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            edited, dense = plan(inputs, targets, step=step)
+        assert edited.dtype == dense.dtype == torch.float32
+        assert torch.is_grad_enabled()
+    assert torch.equal(inputs, before)
+
+
+NO_COMPILER = """
+import warnings, torch, counterpoint as cp
+plan = cp.compose(["mixup"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3, compile=True)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for step in range(8):
+        x, y = plan(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]), step=step)
+print(sum("runs step by step" in str(warning.message) for warning in caught), tuple(y.shape))
+"""
+
+
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_runs_eager_and_says_so_once(tmp_path: Any) -> None:
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", NO_COMPILER], env=environment, capture_output=True, text=True)
+    assert done.stdout.split("\n")[0] == "1 (4, 3)", done.stderr
