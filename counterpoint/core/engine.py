@@ -35,8 +35,9 @@ class Engine:
     Creating the engine runs the surgery of the plan's ``SETUP`` hooks on ``model`` and makes the state of every
     algorithm. ``optimizer`` may be given here, or set later as an attribute, as it must where the plan has surgery.
     ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` is what changes
-    the parameters in a step (default ``optimizer.step``). Raises ``CompositionError`` if the model lacks what a method
-    needs of it, or the optimizer came before surgery.
+    the parameters in a step (default ``optimizer.step``); ``predict`` is how methods that look at the model get its
+    outputs for inputs (default ``model(inputs)``). Raises ``CompositionError`` if the model lacks what a method needs
+    of it, or the optimizer came before surgery.
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3)
@@ -60,12 +61,13 @@ class Engine:
         optimizer: Optimizer | None = None,
         rank: int | None = None,
         update: Callable[[], object] | None = None,
+        predict: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         check_model(plan, model, has_optimizer=optimizer is not None)
         self.plan, self.model, self.optimizer = plan, model, optimizer
         self.rank = process_rank() if rank is None else rank
         self.batches = 0
-        self._update = update
+        self._update, self._predict = update, predict or model
         self._opened = OpenedBatches()
         self._loss: Tensor | None = None
         self._states: dict[str, object] | None = None
@@ -155,7 +157,7 @@ class Engine:
         self.model.eval()
         try:
             with torch.no_grad():
-                return loss.each(self.model(batch.inputs), batch.targets)
+                return loss.each(self._predict(batch.inputs), batch.targets)
         finally:
             for module, mode in modes:
                 module.training = mode

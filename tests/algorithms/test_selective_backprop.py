@@ -181,6 +181,22 @@ def test_the_extra_pass_is_an_evaluation_that_leaves_no_trace() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_loop_says_how_its_model_gives_outputs() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Network()
+
+        def forward(self, *, images: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.network(images)}
+
+    plan, wrapped, (x, y) = composed(SelectiveBackprop()), Wrapped(), data(0)
+    engine = cp.Engine(plan, model=wrapped, predict=lambda inputs: wrapped(images=inputs)["logits"])
+    with engine.batch(x, y) as batch, engine_of(plan, wrapped.network).batch(x, y) as wanted:
+        assert torch.equal(batch.targets, wanted.targets)
+        assert torch.equal(batch.inputs, wanted.inputs)
+
+
 def test_keeping_all_costs_no_extra_pass() -> None:
     engine = engine_of(composed(SelectiveBackprop(keep=1.0)))
     x, y = data(0)
