@@ -90,7 +90,7 @@ def cross_entropy(
     """Compute cross-entropy on class indices (by torch) or on class probabilities, told apart by their dtype.
 
     Args:
-        outputs: logits, (N, C) or (N, C, d1, ...).
+        outputs: logits, (N, C) or (N, C, d1, ...), any float dtype; computed in float32 at least.
         targets: class indices, any integer dtype, (N) or (N, d1, ...), or class probabilities as
             ``dense_cross_entropy`` takes them.
         weight: a factor for each class, (C).
@@ -110,10 +110,11 @@ def cross_entropy(
         return dense_cross_entropy(
             outputs, targets, weight=weight, label_smoothing=label_smoothing, reduction=reduction
         )
+    dtype = common_dtype(outputs)
     return functional.cross_entropy(
-        outputs,
+        outputs.to(dtype),
         targets.long(),
-        weight,
+        None if weight is None else weight.to(dtype),
         ignore_index=ignore_index,
         label_smoothing=_checked_smoothing(label_smoothing),
         reduction=checked_reduction(reduction),

@@ -64,7 +64,7 @@ def nll(
     """Compute negative log-likelihood on class indices (by torch) or class probabilities, told apart by their dtype.
 
     Args:
-        outputs: log-probabilities, (N, C) or (N, C, d1, ...).
+        outputs: log-probabilities, (N, C) or (N, C, d1, ...), any float dtype; computed in float32 at least.
         targets: class indices, any integer dtype, (N) or (N, d1, ...), or class probabilities as ``dense_nll`` takes.
         weight: a factor for each class, (C).
         ignore_index: the class index whose positions do not count; dense targets have all-zero rows instead.
@@ -81,8 +81,14 @@ def nll(
     """
     if targets.is_floating_point():
         return dense_nll(outputs, targets, weight=weight, reduction=reduction)
-    checked = checked_reduction(reduction)
-    return functional.nll_loss(outputs, targets.long(), weight, ignore_index=ignore_index, reduction=checked)
+    dtype = common_dtype(outputs)
+    return functional.nll_loss(
+        outputs.to(dtype),
+        targets.long(),
+        None if weight is None else weight.to(dtype),
+        ignore_index=ignore_index,
+        reduction=checked_reduction(reduction),
+    )
 
 
 def spec_of(loss: nn.NLLLoss) -> LossSpec:

@@ -185,6 +185,19 @@ def test_half_outputs_are_computed_in_float32(dtype: torch.dtype, smoothing: flo
     torch.testing.assert_close(own, gradient.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_class_indices_take_outputs_and_weights_of_different_dtypes(dtype: torch.dtype) -> None:
+    """Torch alone would refuse weights of another dtype than the outputs', which dense targets allow."""
+    logits, indices = batch((3, 4, 2))
+    weight, own = torch.tensor(WEIGHTS["weighted"]), logits.to(dtype)
+    value = cross_entropy(own, indices, weight=weight, label_smoothing=0.1)
+    dense = naive.dense_rows(indices, CLASSES, dtype=value.dtype)
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(
+        value, dense_cross_entropy(own, dense, weight=weight, label_smoothing=0.1), rtol=1e-6, atol=1e-6
+    )
+
+
 def test_half_weights_serve_wider_outputs() -> None:
     logits, indices = batch((7,))
     weight = torch.tensor(WEIGHTS["weighted"])  # exact in half precision

@@ -11,7 +11,7 @@ from torch.nn import functional
 from counterpoint.core.errors import ConfigError, DataError
 from counterpoint.core.kinds import DENSE, INDEX
 from counterpoint.losses import dense_nll
-from counterpoint.losses.nll import spec_of
+from counterpoint.losses.nll import nll, spec_of
 from tests.losses import naive
 from tests.losses.parts import assert_parts_add_up, value_and_gradient
 
@@ -123,6 +123,17 @@ def test_half_outputs_are_computed_in_float32() -> None:
     got = dense_nll(half, naive.dense_rows(indices, CLASSES, dtype=torch.float32))
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, functional.nll_loss(half.float(), indices))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_class_indices_take_outputs_and_weights_of_different_dtypes(dtype: torch.dtype) -> None:
+    """Torch alone would refuse weights of another dtype than the outputs', which dense targets allow."""
+    outputs, indices = batch((7,))
+    weight, own = torch.tensor(WEIGHTS["weighted"]), outputs.to(dtype)
+    value = nll(own, indices, weight=weight)
+    dense = naive.dense_rows(indices, CLASSES, dtype=value.dtype)
+    assert value.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(value, dense_nll(own, dense, weight=weight), rtol=1e-6, atol=1e-6)
 
 
 def test_what_a_module_accepts_and_ignores() -> None:
