@@ -184,7 +184,9 @@ def _described(
         message = (
             f"the loss {name} does not say which targets it accepts, and running it cannot tell whether it is right"
         )
-        fix = f"say so: {terms.setting('loss_accepts', terms.word({'index', 'dense'}))}, with the kinds it is right for"
+        fix = "say so: loss_accepts={'dense', 'index'}, with the kinds it is right for"
+        if terms is Terms.YAML:
+            fix = "use another loss, or let its `build` return a counterpoint.LossSpec, which says so"
         faults.append(Fault("loss-unknown", message, fix, (name,)))
     return spec
 

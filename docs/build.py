@@ -1,20 +1,27 @@
 """Bring the documentation up to date with the code: ``python docs/build.py`` rewrites what is stale.
 
-Paths of pages may follow, to rewrite no others. Three things are made, and tests/docs checks that none is stale:
+Paths of pages may follow, to rewrite no others. Four things are made, and tests/docs checks that none is stale:
 
 - docs/methods/NAME.md, the card of a method, whose source is counterpoint/algorithms/cards/NAME.md;
 - in any page, what stands between ``<!-- made: NAME -->`` and ``<!-- end -->``;
 - in any page, a ``text`` block right after a ``python`` block, which is what that block prints. The Python blocks of a
-  page share one namespace and run in an empty folder.
+  page share one namespace and run in an empty folder;
+- in any page, a ``text`` block right after a ``yaml`` block, which is what ``counterpoint check`` says of that config.
+  The page's first YAML block holds what all of its configs have, where they do not say otherwise.
+
+A ``toml`` block right after a ``python`` block is the project file of a package whose one module that block is, named
+like the package. It is installed while the page is made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
 import sys
 import tempfile
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +29,11 @@ from types import ModuleType
 from typing import Any
 
 import torch
+import yaml
 from pydantic import BaseModel
 
 from counterpoint.algorithms.cards import card_names
+from counterpoint.cli import main as command
 from counterpoint.cli.cards import card, example_components
 from counterpoint.cli.composability import matrix
 from counterpoint.core.algorithm import Algorithm
@@ -74,19 +83,23 @@ def _made(match: re.Match[str]) -> str:
 
 
 def run_examples(text: str, where: str) -> str:
-    """Run the Python blocks of a page in order and return the page with what they print.
+    """Run the Python blocks of a page in order, check its configs, and return the page with what they print.
 
-    Raises ``ValueError`` for a block that prints something where no ``text`` block follows it, or the reverse.
+    Raises ``ValueError`` for a Python block that prints something where no ``text`` block follows it, or the reverse,
+    and for a config followed by one in which there is no fault.
     """
     module = ModuleType("page")
-    parts, done = [], 0
-    with _workplace(module):
+    parts, done, shared = [], 0, base(text)
+    with workplace(text, module):
         for block in _FENCE.finditer(text):
-            if block["language"] != "python":
-                continue
-            line = text[: block.start()].count("\n") + 2
-            printed = _run("\n" * (line - 1) + block["code"], f"{where}", module)
             shown = _PRINTED.match(text, block.end())
+            line = text[: block.start()].count("\n") + 2
+            if block["language"] == "python":
+                printed = _run("\n" * (line - 1) + block["code"], f"{where}", module)
+            elif block["language"] == "yaml" and shown:
+                printed = check({**shared, **yaml.safe_load(block["code"])})
+            else:
+                continue
             if bool(printed) is not bool(shown):
                 raise ValueError(
                     f"{where}:{line}: the block prints {printed!r}, and a text block after it must show it"
@@ -97,15 +110,71 @@ def run_examples(text: str, where: str) -> str:
     return "".join([*parts, text[done:]])
 
 
+def base(text: str) -> dict[str, Any]:
+    """Return what all configs of a page have where they do not say otherwise: its first YAML block."""
+    first = next((block for block in _FENCE.finditer(text) if block["language"] == "yaml"), None)
+    return {} if first is None else dict(yaml.safe_load(first["code"]))
+
+
+def check(config: Mapping[str, Any]) -> str:
+    """Return what ``counterpoint check`` says is wrong with a config, nothing if it exits with 0.
+
+    Raises ``ValueError`` for any other exit code than 0 and 2.
+    """
+    Path("run.yaml").write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        code = command(["check", "run.yaml"])
+    if code not in (0, 2) or bool(code) is not bool(said.getvalue()):
+        raise ValueError(f"counterpoint check: exit code {code}, and it said {said.getvalue()!r}")
+    return said.getvalue()
+
+
 @contextlib.contextmanager
-def _workplace(module: ModuleType) -> Iterator[None]:
-    """Let a page's code find its own module, write to an empty folder, and leave torch's generator as it was."""
+def workplace(text: str, module: ModuleType) -> Iterator[None]:
+    """Let a page's code find its module and packages, write to an empty folder, and leave torch's generator alone."""
+    packages = list(_packages(text))
     sys.modules[module.__name__] = module
     try:
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), torch.random.fork_rng(devices=[]):
-            yield
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryDirectory() as site,
+            contextlib.chdir(folder),
+            torch.random.fork_rng(devices=[]),
+        ):
+            for code, project in packages:
+                _install(Path(site), code, project)
+            path = [*sys.path]
+            sys.path.insert(0, site)
+            try:
+                yield
+            finally:
+                sys.path[:] = path
     finally:
-        del sys.modules[module.__name__]
+        for name in (module.__name__, *(project["name"] for _, project in packages)):
+            sys.modules.pop(name, None)
+
+
+def _packages(text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the code and the project table of each package that a page brings."""
+    blocks = list(_FENCE.finditer(text))
+    for code, project in itertools.pairwise(blocks):
+        if (code["language"], project["language"]) == ("python", "toml"):
+            yield code["code"], tomllib.loads(project["code"])["project"]
+
+
+def _install(site: Path, code: str, project: Mapping[str, Any]) -> None:
+    """Put a package into a folder, as pip would have unpacked it."""
+    info = site / f"{project['name']}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        line
+        for group, names in project["entry-points"].items()
+        for line in (f"[{group}]", *(f"{name} = {value}" for name, value in names.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    (site / f"{project['name']}.py").write_text(code)
 
 
 def _run(code: str, where: str, module: ModuleType) -> str:

@@ -17,7 +17,7 @@ from counterpoint.core.faults import Fault
 from counterpoint.core.member import named
 from counterpoint.trainer.components import ComponentOf
 from counterpoint.trainer.config import RunConfig
-from counterpoint.trainer.explain import config_error
+from counterpoint.trainer.explain import config_error, plain_fault
 from counterpoint.trainer.yaml import load_config, read_config
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check_config(path: str, overrides: Sequence[str], *, as_json: bool, pairs: b
         trainer = _trainer(path, _checked(path, overrides))
     except ConfigError as error:
         if as_json:
-            faults = error.faults or (Fault("config", str(error), ""),)
+            faults = error.faults or (plain_fault(str(error).removeprefix(f"{path}: ")),)
             typer.echo(json.dumps({"file": path, "faults": list(map(_data, faults))}, indent=2, default=sorted))
         raise
     plan, spec = trainer.plan, trainer.data.spec
@@ -106,7 +106,7 @@ def _trainer(path: str, config: RunConfig) -> Trainer:
     except CompositionError as error:
         raise config_error(path, error.faults) from None
     except (ConfigError, DataError, RunDirectoryError) as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise config_error(path, (plain_fault(str(error)),)) from error
 
 
 def _further_faults(tree: Mapping[str, Any]) -> tuple[Fault, ...]:

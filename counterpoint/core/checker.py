@@ -168,7 +168,8 @@ def _unmet(node: BatchStep, part: Field, kind: Kind, needs: frozenset[Kind], fac
     message = f"{node.name} edits {part.value} of kind {names(needs)}, and gets {kind}"
     fix = f"leave {node.name} out"
     if part is Field.INPUTS and kind == facts.inputs:
-        fix += f", or state what the inputs are: {terms.text('inputs', sorted(needs)[0].name)}"
+        stated = f"state what the inputs are: {terms.text('inputs', sorted(needs)[0].name)}"
+        fix += f", or {stated if terms is Terms.PYTHON else f'use data whose inputs are {names(needs)}'}"
     return Fault("needs-unmet", message, fix, (node.name,), Event.BATCH, (Drop(node.identity),))
 
 
@@ -180,8 +181,12 @@ def _unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, terms: T
     )
     cause = f", because of {', '.join(editors)}" if editors else ""
     message = f"the loss {loss.name} accepts {names(loss.accepts)} targets, and would get {kind}{cause}"
-    said = terms.setting("loss_accepts", terms.word({kind.name}))
-    fix = f"use a loss that accepts {kind} targets, or, if this one is right for them, say so in {said}"
+    fix = f"use a loss that accepts {kind} targets"
+    if terms is Terms.PYTHON:
+        said = terms.setting("loss_accepts", terms.word({kind.name}))
+        fix += f", or, if this one is right for them, say so in {said}"
+    elif editors:
+        fix += f", or leave {', '.join(editors)} out"
     return Fault("loss-targets", message, fix, (loss.name, *editors), Event.LOSS)
 
 

@@ -53,7 +53,8 @@ def _meaning(member: Member, facts: Facts, terms: Terms) -> Iterator[Fault]:
         yield Fault("task-unsupported", message, fix, (member.identity,), Event.BATCH, (drop,))
     if facts.batch_size is not None and facts.batch_size < smallest:
         message = f"{member.identity} needs batches of at least {smallest}, and batch_size is {facts.batch_size}"
-        fix, state = f"set {terms.setting('batch_size', str(smallest))}", State({"batch_size": smallest})
+        where = " of the data" if terms is Terms.YAML else ""
+        fix, state = f"set {terms.setting('batch_size', str(smallest))}{where}", State({"batch_size": smallest})
         yield Fault("batch-too-small", message, fix, (member.identity,), Event.BATCH, (state,))
 
 

@@ -17,6 +17,7 @@ __all__ = ["CODES", "Fault", "Terms"]
 CODES = {
     "unknown-algorithm": "nothing is registered under this name",
     "broken-plugin": "the plugin behind this name cannot be used",
+    "bad-config": "the config cannot be read, or does not fit its data, its model or the machine",
     "bad-setting": "a setting is unknown, of the wrong type or out of range",
     "not-an-algorithm": "an item of the list is no name, no mapping with a name, and no algorithm",
     "duplicate-id": "two methods of the list go by one name",

@@ -16,7 +16,7 @@ from counterpoint.core.member import MEND_PACKAGE, OTHER_NAME
 from counterpoint.trainer.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
 from counterpoint.trainer.settings import settings_of
 
-__all__ = ["config_error", "explain"]
+__all__ = ["config_error", "explain", "plain_fault"]
 
 Place = tuple[int | str, ...]
 WAYS = {
@@ -52,6 +52,17 @@ def config_error(source: str, faults: Sequence[Fault]) -> ConfigError:
     return ConfigError("\n  ".join([f"{source}: {count} in the config:", *map(str, faults)]), faults)
 
 
+def plain_fault(message: str) -> Fault:
+    """Return the fault of a config that a message states: the reason, and behind a semicolon the way out.
+
+    >>> print(plain_fault("data.root: 'pictures' does not exist; it must hold one folder for each class"))
+    [bad-config] data.root: 'pictures' does not exist
+        fix: it must hold one folder for each class
+    """
+    reason, _, way = message.partition("; ")
+    return Fault("bad-config", reason, way or "change what is named there")
+
+
 def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
     """Whether a list is only found too short because its items are at fault."""
     place = details["loc"]
@@ -82,7 +93,6 @@ def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, An
         return Fault("bad-setting", f"{where}: is missing", f"write {setting.allowed}" if setting else "write it")
     fix = f"write {setting}" if setting else f"write what is allowed; {_help(name, str(place[0]))}"
     if details["type"] == "value_error":
-        # A validator's own words: the reason, and behind a semicolon the way out.
         reason, _, way = details["msg"].removeprefix("Value error, ").partition("; ")
         return Fault("bad-setting", f"{where}: {reason}", way or fix)
     said = "is not allowed" if setting else details["msg"].replace("Input should", "must", 1)

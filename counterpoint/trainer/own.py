@@ -16,6 +16,7 @@ from counterpoint.trainer.spec import DataModule, DataSpec, SizedDataset
 
 __all__ = ["bring_together"]
 
+_OTHER = "use a model that fits the data, or other data"
 _SAY_IT = "say what is true of your data by spec=counterpoint.trainer.DataSpec(task, inputs, input_shape, num_classes)"
 
 
@@ -120,7 +121,8 @@ def _run(model: nn.Module, inputs: Tensor) -> Tensor:
         with torch.no_grad(), torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
             outputs = model(inputs[None])
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise ConfigError(f"model: it cannot take an input of shape {tuple(inputs.shape)}: {error}") from error
+        shape = tuple(inputs.shape)
+        raise ConfigError(f"model: it cannot take an input of shape {shape}: {error}; {_OTHER}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -137,5 +139,5 @@ def _check_outputs(outputs: Tensor, spec: DataSpec) -> None:
     if not right or outputs.shape[1] != spec.num_classes:
         raise ConfigError(
             f"model: for {spec.task} it must give outputs {axes} with {spec.num_classes} classes, and for one input it "
-            f"gave the shape {tuple(outputs.shape)}"
+            f"gave the shape {tuple(outputs.shape)}; {_OTHER}"
         )

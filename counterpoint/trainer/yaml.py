@@ -68,11 +68,11 @@ def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
+        raise ConfigError(f"{path}: there is no such file; give the path of a config") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file in UTF-8: byte {error.start} cannot be read") from None
     except OSError as error:
-        raise ConfigError(f"{path}: the file cannot be read: {error.strerror}") from None
+        raise ConfigError(f"{path}: the file cannot be read: {error.strerror}; give a file that can") from None
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_a_wish_is_at_fault_only_where_it_names_nobody_in_the_list(folder: Path,
 def test_check_gives_a_file_that_is_no_config_as_json(folder: Path, run: Run) -> None:
     told = json.loads(run("check", "run.yaml", "--format", "json").out)
     assert [(fault["code"], fault["message"]) for fault in told["faults"]] == [
-        ("config", "run.yaml: there is no such file")
+        ("bad-config", "there is no such file")
     ]
 
 
