@@ -36,7 +36,7 @@ class Engine:
     algorithm. ``optimizer`` may be given here, or set later as an attribute, as it must where the plan has surgery.
     ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` is what changes
     the parameters in a step (default ``optimizer.step``); ``predict`` is how methods that look at the model get its
-    outputs for inputs (default ``model(inputs)``). Raises ``CompositionError`` if the model lacks what a method needs
+    outputs for inputs (default ``model(*inputs)``). Raises ``CompositionError`` if the model lacks what a method needs
     of it, or the optimizer came before surgery.
 
     >>> import torch, counterpoint as cp
@@ -61,7 +61,7 @@ class Engine:
         optimizer: Optimizer | None = None,
         rank: int | None = None,
         update: Callable[[], object] | None = None,
-        predict: Callable[[Tensor], Tensor] | None = None,
+        predict: Callable[..., Tensor] | None = None,
     ) -> None:
         check_model(plan, model, has_optimizer=optimizer is not None)
         self.plan, self.model, self.optimizer = plan, model, optimizer
@@ -157,7 +157,7 @@ class Engine:
         self.model.eval()
         try:
             with torch.no_grad():
-                return loss.each(self._predict(batch.inputs), batch.targets)
+                return loss.each(self._predict(*batch.all_inputs), batch.targets)
         finally:
             for module, mode in modes:
                 module.training = mode

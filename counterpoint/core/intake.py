@@ -86,11 +86,6 @@ def _check_several(plan: Plan, batch: Batch) -> None:
         raise DataError(f"input tensors lie on {', '.join(devices)}: move them to one device")
     shapes = [tuple(inputs.shape[1:]) for inputs in batch.all_inputs]
     for step in plan.steps:
-        if any(effect.sample_losses for effect in step.effects):
-            raise DataError(
-                f"{step.name} runs the model on the batch, and cannot know how the model takes {len(shapes)} input "
-                "tensors: name one of them as inputs, or leave the method out"
-            )
         edits = [effect.edits[Field.INPUTS] for effect in step.effects if Field.INPUTS in effect.edits]
         within = any((edit.acts | edit.varies) - {Axis.SAMPLE} for edit in edits)
         if within and len(set(shapes)) > 1:

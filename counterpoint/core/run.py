@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
@@ -175,7 +175,7 @@ class _Editing:
 
     def _bound(self, member: Member, effect: TransformEffect) -> Callable[[Batch, Any], Batch]:
         edit: Callable[..., Batch] = getattr(member.algorithm, effect.method)
-        return partial(_with_losses, edit, self._losses) if effect.sample_losses else edit
+        return partial(_with_losses, edit, cache(self._losses)) if effect.sample_losses else edit
 
     def view(self) -> Batch:
         """Run the steps that change kinds alone, on the batch as it was given."""

@@ -166,12 +166,29 @@ def test_the_engine_takes_them_too() -> None:
         assert torch.equal(batch.targets, targets)
 
 
-def test_a_method_that_runs_the_model_cannot_know_how_it_takes_them() -> None:
-    engine, views = engine_for(SelectiveBackprop()), (images(0, 1, 4, 4), images(1, 1, 4, 4))
-    with pytest.raises(cp.DataError, match="selective_backprop runs the model on the batch"):
-        engine.batch(views, Y).__enter__()
-    with engine.batch(views[0], Y) as batch:
-        assert len(batch.inputs) == 3
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_method_that_runs_the_model_gives_it_all_of_them_once(stated: bool) -> None:
+    calls: list[tuple[Tensor, ...]] = []
+
+    class Sums(nn.Linear):
+        def forward(self, one: Tensor, other: Tensor) -> Tensor:
+            calls.append((one, other))
+            return super().forward((one + 2 * other).flatten(1))
+
+    views, model = (images(0, 1, 4, 4), images(1, 1, 4, 4)), Sums(16, 4)
+    engine = cp.Engine(
+        plan([SelectiveBackprop(selection="top")]),
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        predict=(lambda one, other: model(one, other)) if stated else None,
+    )
+    with engine.batch(views, Y) as batch:
+        ((one, other),) = calls
+        losses = nn.functional.cross_entropy(model(*views), Y, reduction="none")
+        kept = losses.topk(3).indices.sort().values
+        assert (one is views[0], other is views[1]) == (True, True)
+        assert all(torch.equal(left, view[kept]) for left, view in zip(batch.all_inputs, views, strict=True))
+        assert torch.equal(batch.targets, Y[kept])
 
 
 def test_fewer_samples_are_fewer_of_each() -> None:
