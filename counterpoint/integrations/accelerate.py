@@ -1,0 +1,150 @@
+"""A plan in a loop on Hugging Face Accelerate: the optimizer step, and what the methods remember in its checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from accelerate import Accelerator, DistributedType
+from torch import Tensor, nn
+
+from counterpoint.core.effects import Phase
+from counterpoint.core.engine import Engine
+from counterpoint.core.errors import RunError
+from counterpoint.core.passes import Part, Passes
+from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
+from counterpoint.integrations.state_file import load_state, save_state
+
+__all__ = ["AcceleratedSteps"]
+
+_BatchT = TypeVar("_BatchT")
+
+_SPLIT = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
+
+
+class AcceleratedSteps(Generic[_BatchT]):
+    """Takes optimizer steps by an engine's plan in a loop on Accelerate.
+
+    ``engine`` was made with the bare model, ``model`` is what ``accelerator.prepare`` returned for it, and
+    ``engine.optimizer`` is the prepared optimizer. ``forward(batch)`` runs ``model`` on a batch as the loader gives it,
+    with inputs and targets edited, and returns the outputs that the plan's loss takes; by default it is
+    ``model(*inputs)``. ``fields`` says where a batch holds its inputs and targets.
+
+    From here on ``accelerator.save_state`` writes what the methods remember to ``counterpoint.safetensors`` beside its
+    own files, and ``load_state`` takes it back, or raises ``CheckpointError``.
+
+    Raises ``RunError`` where fewer processes know of each other than were started, where Accelerate would divide losses
+    a second time, where the model is split among processes, and where a method repeats the passes of a step in fp16.
+
+    >>> import torch, counterpoint as cp
+    >>> from counterpoint.integrations.accelerate import AcceleratedSteps
+    >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3)
+    >>> accelerator = Accelerator(cpu=True)
+    >>> bare = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
+    >>> engine = cp.Engine(plan, model=bare, rank=accelerator.process_index)
+    >>> model, engine.optimizer = accelerator.prepare(bare, torch.optim.SGD(bare.parameters(), lr=0.1))
+    >>> steps = AcceleratedSteps(engine, accelerator, model)
+    >>> loader = [(torch.rand(8, 1, 2, 2), torch.arange(8) % 3) for _ in range(5)]
+    >>> [len(batches) for batches in steps.groups(loader, 2) if steps.step(batches) > 0]
+    [2, 2, 1]
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        accelerator: Accelerator,
+        model: nn.Module,
+        *,
+        forward: Callable[[_BatchT], Tensor] | None = None,
+        fields: Fields = FIRST_AND_SECOND,
+    ) -> None:
+        _check(engine, accelerator)
+        self.engine, self.accelerator, self.model, self.fields = engine, accelerator, model, fields
+        self._forward = forward or self._on_inputs
+        accelerator.register_save_state_pre_hook(self._save)
+        accelerator.register_load_state_pre_hook(self._load)
+
+    def groups(self, loader: Iterable[_BatchT], count: int) -> Iterator[list[_BatchT]]:
+        """Give the batches of a loader in lists of ``count``, of which the last may be shorter: one list a step."""
+        group: list[_BatchT] = []
+        for batch in loader:
+            group.append(batch)
+            if len(group) == count:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def step(self, batches: Sequence[_BatchT], *, donate: bool = False) -> Tensor:
+        """Take one optimizer step over some batches of the loader, each of them a device batch, and return the loss.
+
+        Every batch is edited by itself, and counts by its share of what the loss's mean divides by, in all processes
+        together. The mean of the returned losses over the processes is the loss of the global batch. ``donate`` as in
+        ``Engine.batch``.
+        """
+        with ExitStack() as opened:
+            edited = [opened.enter_context(self.fields.edited(self.engine, batch, donate=donate)) for batch in batches]
+            parts = [
+                Part(partial(self._forward, batch), self.fields.read(batch)[1], number)
+                for number, batch in enumerate(edited)
+            ]
+            passes = Passes(
+                self.engine,
+                parts,
+                backward=self.accelerator.backward,
+                unsynced=partial(self.accelerator.no_sync, self.model),
+                processes=self.accelerator.num_processes,
+                add=lambda count: self.accelerator.reduce(count, "sum"),
+            )
+            return self.engine.step(partial(self._unscaled, passes))
+
+    def _unscaled(self, passes: Passes) -> Tensor:
+        """Make the passes, and undo fp16's scaling of the gradients before a method sees them."""
+        loss = passes()
+        self.accelerator.unscale_gradients(self.engine.optimizer)
+        return loss
+
+    def _on_inputs(self, batch: _BatchT) -> Tensor:
+        outputs: Tensor = self.model(*self.fields.read(batch)[0])
+        return outputs
+
+    def _save(self, models: object, weights: object, folder: str) -> None:
+        if self.accelerator.is_main_process:
+            save_state(self.engine, Path(folder))
+
+    def _load(self, models: object, folder: str) -> None:
+        load_state(self.engine, Path(folder))
+
+
+def _check(engine: Engine, accelerator: Accelerator) -> None:
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if started != accelerator.num_processes:
+        raise RunError(
+            f"{started} processes were started, and Accelerate knows of {accelerator.num_processes}; on CPUs, write "
+            "Accelerator(cpu=True) or set ACCELERATE_USE_CPU=true"
+        )
+    if engine.rank != accelerator.process_index:
+        raise RunError(
+            f"the engine draws as rank {engine.rank}, and this is process {accelerator.process_index}: make it with "
+            "Engine(..., rank=accelerator.process_index)"
+        )
+    if accelerator.gradient_accumulation_steps != 1:
+        raise RunError(
+            f"Accelerator(gradient_accumulation_steps={accelerator.gradient_accumulation_steps}) divides every loss by "
+            "that number, and each batch counts by its share here: leave it at 1, and give a step its batches together"
+        )
+    if accelerator.distributed_type in _SPLIT:
+        raise RunError(
+            f"{accelerator.distributed_type.value} splits the model among the processes and steps its own way: use "
+            "DistributedDataParallel here, or the engine's spans in a loop of your own"
+        )
+    again = [hook.name for hook in engine.plan.hooks if hook.effect.phase is Phase.REPLACE]
+    if accelerator.scaler is not None and again:
+        raise RunError(
+            f"fp16 unscales the gradients of a step once, and {', '.join(again)} makes its passes twice: use "
+            "Accelerator(mixed_precision='bf16')"
+        )

@@ -1,0 +1,41 @@
+"""What an engine remembers, in a file beside those of somebody else's checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from counterpoint.core.engine import Engine
+from counterpoint.core.errors import CheckpointError
+
+__all__ = ["STATE_FILE", "load_state", "save_state"]
+
+STATE_FILE = "counterpoint.safetensors"
+"""The name of the file."""
+
+
+def save_state(engine: Engine, folder: Path) -> None:
+    """Write what the methods remember, the number of batches done, and which plan it is of."""
+    save_file(engine.state_dict(), folder / STATE_FILE, metadata={"fingerprint": engine.plan.fingerprint})
+
+
+def load_state(engine: Engine, folder: Path) -> None:
+    """Take back what ``save_state`` wrote; raises ``CheckpointError`` if it is not whole or of another plan."""
+    path, fingerprint = folder / STATE_FILE, engine.plan.fingerprint
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is not there or not whole, and the run cannot go on without it: {error}; resume from another "
+            "checkpoint, or start a new run from this one's weights"
+        ) from error
+    if about.get("fingerprint") != fingerprint:
+        raise CheckpointError(
+            f"{path} is of the plan {about.get('fingerprint')}, and this one is {fingerprint}, so that the run would "
+            "not go on as it began; compose the same plan, or start a new run from this checkpoint's weights"
+        )
+    engine.load_state_dict(packed)
