@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +55,31 @@ def train(steps: Steps, loader: Any, microbatches: int = 1) -> list[float]:
 def test_the_loop_trains_as_the_plain_one_bit_for_bit() -> None:
     steps, loader = make()
     assert_same(recipe.result(steps.engine, train(steps, loader)), recipe.plain())
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_an_engine_in_a_loop_on_accelerate_trains_so_too(microbatches: int) -> None:
+    """Without the help of ``AcceleratedSteps``."""
+    accelerator, bare = Accelerator(cpu=True), recipe.model()
+    engine = cp.Engine(recipe.plan(), model=bare, rank=accelerator.process_index)
+    loader = DataLoader(recipe.items(microbatches), batch_size=recipe.SIZE)
+    model, engine.optimizer, loader = accelerator.prepare(bare, recipe.optimizer(bare), loader)
+    losses, batches = [], iter(loader)
+    for _ in range(recipe.STEPS):
+        with ExitStack() as opened:
+            edited = [opened.enter_context(engine.batch(*next(batches))) for _ in range(microbatches)]
+
+            def closure(edited: list[cp.Batch] = edited) -> Tensor:
+                total = torch.zeros(())
+                for number, batch in enumerate(edited):
+                    with accelerator.no_sync(model) if number + 1 < microbatches else nullcontext():
+                        loss = engine.plan.loss(model(batch.inputs), batch.targets) / microbatches
+                        accelerator.backward(loss)
+                    total += loss.detach()
+                return total
+
+            losses.append(engine.step(closure).item())
+    assert_same(recipe.result(engine, losses), recipe.plain(microbatches))
 
 
 def test_two_batches_of_a_step_count_by_what_the_mean_divides_by() -> None:
