@@ -25,6 +25,8 @@ class Event(StrEnum):
 
     Each is a span: a hook runs ``before`` it, ``after`` it, ``around`` it, or (STEP alone) in its place. ``after`` runs
     only when the span ended without an exception; ``around`` always learns of the outcome.
+
+    A step may take several device batches: their spans are then open around it together, one in the other.
     """
 
     SETUP = "setup"
