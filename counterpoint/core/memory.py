@@ -45,7 +45,7 @@ class Recycler:
         """Return a CPU tensor of the shape, strides and dtype of ``form``, with any values."""
         size = form.element_size() * form.numel()
         if size < LARGE:
-            return torch.empty_like(form, device="cpu")
+            return torch.empty_strided(form.shape, form.stride(), dtype=form.dtype)
         piece = self._take(size)
         lent = piece[:]  # an array of its own, which lives as long as a tensor holds the memory
         weakref.finalize(lent, self._free.append, piece).atexit = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -33,9 +34,13 @@ class Rng:
     """
 
     def __init__(self, seed: int, stream: str, step: int = 0, rank: int | None = 0) -> None:
-        key = f"{seed}/{stream}/{step}/{'shared' if rank is None else rank}".encode()
-        words = np.frombuffer(hashlib.blake2b(key, digest_size=16).digest(), dtype="<u8")
-        self._numbers = np.random.Generator(np.random.Philox(key=words.astype(np.uint64)))
+        self._key = f"{seed}/{stream}/{step}/{'shared' if rank is None else rank}"
+
+    @cached_property
+    def _numbers(self) -> np.random.Generator:
+        # Made when the first number is asked for: most methods that edit every batch draw nothing.
+        digest = hashlib.blake2b(self._key.encode(), digest_size=16).digest()
+        return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8").astype(np.uint64)))
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Sequence[int] = ()) -> Tensor:
         """Draw float64 numbers from the uniform distribution over ``[low, high)``, of shape ``size``."""

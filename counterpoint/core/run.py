@@ -129,10 +129,11 @@ class _Editing:
 
         The draws of those that act are kept.
         """
+        kinds = planned.gives.get(Field.INPUTS), planned.gives.get(Field.TARGETS)
         if isinstance(planned.work, Conversion):
             classes = self._plan.facts.num_classes or 0
             edit = partial(_converted, planned.work.convert, classes, self._plan.ignore_index)
-            yield Call(planned.name, edit, None, planned.gives(Field.INPUTS), planned.gives(Field.TARGETS))
+            yield Call(planned.name, edit, None, *kinds)
             return
         for member, certain, active in self._leaves(planned.work, everyone=everyone):
             drawn = _moved(self._drawn(member, batch.spec, keep=active), batch.inputs.device)
@@ -142,8 +143,7 @@ class _Editing:
                         f"{member.identity}.{effect.method}",
                         self._bound(member, effect),
                         drawn,
-                        planned.gives(Field.INPUTS),
-                        planned.gives(Field.TARGETS),
+                        *kinds,
                         certain,
                         active,
                     )

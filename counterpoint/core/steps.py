@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import HookEffect, TransformEffect
@@ -43,10 +44,11 @@ class BatchStep:
         """Whether it may be part of a compiled function: its draws and its results have always the same form."""
         return not any(effect.eager or effect.sample_losses or effect.resizes for effect in self.effects)
 
-    def gives(self, part: Field) -> Kind | None:
-        """Return the kind that it turns a field into, if it does."""
-        given = {effect.edits[part].gives for effect in self.effects if part in effect.edits}
-        return self.after[part] if self.after[part] in given else None
+    @cached_property
+    def gives(self) -> dict[Field, Kind]:
+        """The fields that it turns into another kind, with that kind."""
+        edits = [(part, edit) for effect in self.effects for part, edit in effect.edits.items()]
+        return {part: self.after[part] for part, edit in edits if edit.gives == self.after.get(part)}
 
 
 @dataclass(frozen=True)

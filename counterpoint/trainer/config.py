@@ -60,7 +60,7 @@ class RunConfig(BaseModel):
     run_dir: str | None = Field(default=None, min_length=1, description="the folder that the run is written to")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="in which the model computes")
     accumulate: int = Field(default=1, ge=1, description="microbatches that a device batch is split into")
-    compile: bool = Field(default=False, description="compile the model and the steps of the plan")
+    compile: bool = Field(default=False, description="compile the steps that edit batches into one function")
     eval_every: Duration = Field(default=Duration(1.0, "ep"), description="how often the model is evaluated")
     checkpoint_every: Duration = Field(default=Duration(1.0, "ep"), description="how often a checkpoint is written")
     workers: int = Field(default=0, ge=0, description="processes that load data; 0 loads in the training process")
