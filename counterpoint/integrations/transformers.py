@@ -1,0 +1,284 @@
+"""A plan in Hugging Face's ``Trainer``: a subclass that edits the batches of each step, and fires the spans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from counterpoint.core.engine import Engine
+from counterpoint.core.errors import DataError, NonFiniteLossError, RunError
+from counterpoint.core.fitting import check_model
+from counterpoint.core.passes import Part, Passes
+from counterpoint.core.plan import Plan
+from counterpoint.core.shares import as_mean
+from counterpoint.integrations.fields import Fields
+from counterpoint.integrations.groups import Spans, joined, split
+from counterpoint.integrations.places import name_of, parts
+from counterpoint.integrations.state_file import load_state, save_state
+
+try:
+    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import has_length
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "counterpoint.integrations.transformers needs Hugging Face's transformers: "
+        "pip install 'counterpoint[transformers]'",
+        name=error.name,
+    ) from error
+
+from counterpoint.integrations.transformers_limits import changes_inputs, check_length, check_limits
+
+__all__ = ["IMAGES_AND_LABELS", "CounterpointTrainer"]
+
+IMAGES_AND_LABELS = Fields(("pixel_values",), "labels")
+"""The fields of a batch for image classification."""
+
+
+class CounterpointTrainer(Trainer):
+    """Hugging Face's ``Trainer``, with a plan.
+
+    ``model``, ``args`` and ``options`` are those of ``Trainer``. The batches of one optimizer step are one device
+    batch: edited together, and split again for the forward passes. The targets, which ``fields`` names, never reach
+    the model; the loss is the plan's on the model's logits, in evaluation too, there on unedited batches and with the
+    evaluation weights. ``engine`` is the engine.
+
+    Raises ``CompositionError`` with everything that this loop cannot do with the plan, and ``RunError`` for a second
+    run. ``NonFiniteLossError`` ends a run whose loss becomes NaN or infinite.
+
+    >>> import torch, counterpoint as cp
+    >>> from tempfile import TemporaryDirectory
+    >>> from transformers import TrainingArguments, ViTConfig, ViTForImageClassification
+    >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=2)
+    >>> small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    >>> model = ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **small))
+    >>> data = [{"pixel_values": torch.rand(3, 8, 8), "labels": number % 2} for number in range(8)]
+    >>> with TemporaryDirectory() as folder:  # doctest: +ELLIPSIS
+    ...     args = TrainingArguments(folder, max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True)
+    ...     trainer = CounterpointTrainer(model, args, plan=plan, train_dataset=data)
+    ...     trained = trainer.train()
+    {...}
+    >>> trainer.engine.batches
+    2
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        plan: Plan,
+        fields: Fields = IMAGES_AND_LABELS,
+        **options: Any,
+    ) -> None:
+        own_loss = type(self).compute_loss is not CounterpointTrainer.compute_loss
+        check_limits(plan, fields, model, args, {**options, "compute_loss": own_loss or None})
+        check_model(plan, model)
+        super().__init__(model, args, **options)
+        self.model_accepts_loss_kwargs = False  # nothing is divided by the number of items: the plan's loss does that
+        self.fields = fields
+        self.engine = Engine(
+            plan, model=cast(nn.Module, self.model), rank=args.process_index, predict=self._outputs_for
+        )
+        self._spans = Spans()
+        self._parts: list[Any] = []  # what is left of the batches of a step, edited
+        self._waiting = 0  # batches of a step that training_step has not been given yet
+        self._evaluated: list[Tensor] = []
+        self._in_checkpoint = False
+        self.add_callback(_Loop(self))
+
+    def train(self, *given: Any, **named: Any) -> Any:
+        """Train as ``Trainer.train`` does, once."""
+        self._parts, self._waiting = [], 0  # a run that was interrupted may have left some
+        with self._spans.unwound():
+            return super().train(*given, **named)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], None]:
+        """Take the batches of an optimizer step, and begin the device batch that they are."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._waiting:
+            raise RunError("the Trainer took the batches of a step before the last step was done")
+        if batches:
+            self._begin_group([self._prepare_inputs(batch) for batch in batches])
+        return batches, None
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """At the last batch of a step, run the passes over all; return their loss, and 0 for the batches before."""
+        self._waiting -= 1
+        if self._waiting:
+            return torch.zeros((), device=self.args.device)
+        if not self.accelerator.sync_gradients:
+            raise RunError("the Trainer makes no step after the batches that it took for one")
+        loss = self._spans.begin(self.engine.update(self._passes(model)))
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"step {self.engine.batches}: the loss is {loss.item()}; draws of this step: {self.engine.draws()}. "
+                "A lower learning_rate may help; the last checkpoint, if there is one, is in args.output_dir"
+            )
+        return loss
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the plan's loss of an unedited batch, for evaluation; training computes its own."""
+        plan = self.engine.plan
+        prepared, targets = plan.prepare(*self.fields.read(inputs))
+        outputs = self._run(model, self.fields.write(inputs, prepared, targets))
+        loss = plan.loss(_logits(outputs), targets)
+        mean, weight = as_mean(plan, loss.detach(), targets)
+        weighed = torch.as_tensor(weight, device=mean.device, dtype=mean.dtype)
+        self._evaluated.append(torch.stack([torch.where(weighed > 0, mean * weighed, 0), weighed]))
+        # Where no loss is in the outputs, the Trainer takes the first of a tuple for it.
+        shown = {"logits": outputs} if isinstance(outputs, Tensor) else outputs
+        shown = (loss, *shown) if isinstance(shown, tuple) else shown
+        return (loss, shown) if return_outputs else loss
+
+    def prediction_step(self, model: nn.Module, inputs: Any, *given: Any, **named: Any) -> Any:
+        """Evaluate a batch; raises ``DataError`` for one without targets where the plan changes the inputs' kind."""
+        if inputs.get(self.fields.targets) is None and changes_inputs(self.engine.plan):
+            raise DataError(
+                f"a batch without {self.fields.targets!r} cannot be brought to the kind of inputs that the model "
+                "takes: give it targets, or change the kind in the data set and not in the plan"
+            )
+        return super().prediction_step(model, inputs, *given, **named)
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """Evaluate or predict with the evaluation weights; the loss is the mean over all that counts in it."""
+        self._evaluated = []
+        with self.engine.evaluation():
+            output = super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        if self._evaluated:
+            total, weight = self.accelerator.reduce(torch.stack(self._evaluated).sum(0), "sum")
+            output = output._replace(
+                metrics={**(output.metrics or {}), f"{metric_key_prefix}_loss": (total / weight).item()}
+            )
+        return output
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the evaluation weights; in a checkpoint, those in training and what the methods remember."""
+        if not self._in_checkpoint:
+            with self.engine.evaluation():
+                super().save_model(output_dir, _internal_call)
+            return
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            save_state(self.engine, Path(str(output_dir)))
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._in_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._in_checkpoint = False
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            load_state(self.engine, Path(checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        # The best checkpoint was judged by its evaluation weights, which are in the state.
+        load_state(self.engine, Path(str(self.state.best_model_checkpoint)))
+
+    def _begin_training(self, state: TrainerState, loader: Any) -> None:
+        """Check where the run stands, and begin it."""
+        if self.engine.batches != state.global_step:
+            raise RunError(
+                f"this Trainer has trained {self.engine.batches} batches, and would go on from {state.global_step}: "
+                "make a new one, or resume from its last checkpoint"
+            )
+        accumulated = self.args.gradient_accumulation_steps
+        epoch = -(-len(loader) // accumulated) if has_length(loader) else None
+        check_length(self.engine.plan, steps=state.max_steps, epoch=epoch)
+        self.engine.optimizer = self.optimizer
+        self._spans.begin(self.engine.fit())
+
+    def _begin_group(self, batches: list[Any]) -> None:
+        group = joined(batches, self.fields)
+        edited = self._spans.begin(self.fields.edited(self.engine, group, donate=len(batches) > 1))
+        self._parts = split(edited, batches, self.fields)
+        self._waiting = len(batches)
+
+    def _passes(self, model: nn.Module) -> Passes:
+        """Return the passes over the parts of the device batch."""
+        model.train()
+        accelerator = self.accelerator
+        return Passes(
+            self.engine,
+            [Part(partial(self._logits, model, part), self.fields.read(part)[1]) for part in self._parts],
+            backward=accelerator.backward,
+            unsynced=partial(accelerator.no_sync, model),
+            processes=accelerator.num_processes,
+            add=lambda count: cast(Tensor, accelerator.reduce(count, "sum")),
+        )
+
+    def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        with self.compute_loss_context_manager():
+            return _logits(self._run(model, batch))
+
+    def _run(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
+        """Run the model on a batch, which keeps its targets to itself."""
+        return model(**{name: value for name, value in batch.items() if name != self.fields.targets})
+
+    def _outputs_for(self, *inputs: Tensor) -> Tensor:
+        """Run the model by itself on its inputs, for methods that look at it."""
+        places = [name_of(parts(path)) for path in self.fields.inputs]
+        return _logits(cast(nn.Module, self.model)(**dict(zip(places, inputs, strict=True))))
+
+
+class _Loop(TrainerCallback):
+    """Begins and ends the spans at which the Trainer calls nothing else."""
+
+    def __init__(self, trainer: CounterpointTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any
+    ) -> None:
+        self._trainer._begin_training(state, known["train_dataloader"])
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any
+    ) -> None:
+        self._trainer._spans.begin(self._trainer.engine.epoch())
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any
+    ) -> None:
+        self._trainer._spans.end(2)  # the update and the batch
+        self._trainer._parts = []
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any) -> None:
+        self._trainer._spans.end()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any) -> None:
+        self._trainer._spans.end()
+
+
+def _logits(outputs: object) -> Tensor:
+    """Return what the loss is computed from: the outputs' logits, or the first of a tuple."""
+    found = outputs
+    if isinstance(outputs, Mapping):
+        found = outputs.get("logits")
+    elif isinstance(outputs, tuple) and outputs:
+        found = outputs[0]
+    if isinstance(found, Tensor):
+        return found
+    held = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
+    raise RunError(f"the model returned {held}, and the plan's loss needs its logits: return a tensor under 'logits'")

@@ -1,0 +1,223 @@
+"""What Hugging Face's loop cannot do with a plan, found before it trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from inspect import signature
+from typing import Any
+
+from torch import nn
+from transformers import TrainingArguments
+
+from counterpoint.core.effects import Phase
+from counterpoint.core.errors import CompositionError
+from counterpoint.core.events import Event
+from counterpoint.core.faults import Fault
+from counterpoint.core.kinds import Field
+from counterpoint.core.plan import Plan
+from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.integrations.fields import Fields
+from counterpoint.integrations.places import parts
+
+__all__ = ["changes_inputs", "check_length", "check_limits"]
+
+_OFF = {
+    "label_smoothing_factor": "smooths the targets of a loss that the plan's stands for; list label_smoothing instead",
+    "auto_find_batch_size": "starts the loop again in the middle of a run, whose batches and draws are counted",
+    "fp16_full_eval": "turns the trained weights to half precision for good when it evaluates; bf16=True does not",
+    "bf16_full_eval": "turns the trained weights to half precision for good when it evaluates; bf16=True does not",
+    "use_liger_kernel": "computes the loss inside the model, and the plan's loss needs its logits",
+    "use_legacy_prediction_loop": "evaluates in a loop of its own, where nothing puts in the evaluation weights",
+    "torch_empty_cache_steps": "empties the device's cache in a place that the plan's passes do not reach",
+    "fsdp": "splits the weights and gradients that methods work on, which has not been made to work",
+    "deepspeed": "splits the weights and gradients that methods work on, and steps by itself",
+    "parallelism_config": "splits the model or the batch over devices, which has not been made to work",
+}
+"""Arguments that must stay as they are by default where they are not empty or zero, and why."""
+
+_OPTIMIZERS = {
+    "lomo": "steps while the gradients are still being computed",
+    "layerwise": "steps while the gradients are still being computed",
+    "schedule_free": "evaluates on weights of its own, beside those of the plan",
+}
+
+
+def check_limits(
+    plan: Plan, fields: Fields, model: nn.Module, args: TrainingArguments, options: Mapping[str, Any]
+) -> None:
+    """Raise ``CompositionError`` with everything that the plan, or any plan, needs and this loop cannot do.
+
+    ``options`` are the further arguments of the Trainer, and under ``compute_loss`` whether it has such a method.
+    """
+    faults = [
+        *_arguments(args),
+        *_options(plan, options),
+        *_gradients(plan, args),
+        *_batches(plan, args),
+        *_columns(fields, model, args),
+        *_looks(plan, fields),
+    ]
+    if faults:
+        raise CompositionError(faults)
+
+
+def check_length(plan: Plan, *, steps: int, epoch: int | None) -> None:
+    """Raise ``CompositionError`` where the plan counts on a run of another length.
+
+    ``steps`` are the optimizer steps of the run and ``epoch`` those of an epoch, ``None`` where that is not known.
+    """
+    clock = plan.facts.clock
+    told = [
+        ("max_duration", clock.total, steps, f"{steps}ba"),
+        ("steps_per_epoch", clock.steps_per_epoch, epoch, epoch),
+    ]
+    faults = [
+        _limit(f"the plan was composed with {key}, {was} optimizer steps, and there are {now}", f"{key}={write!r}")
+        for key, was, now, write in told
+        if was is not None and now is not None and was != now
+    ]
+    if faults:
+        raise CompositionError(faults)
+
+
+def changes_inputs(plan: Plan) -> bool:
+    """Whether a plan gives the model inputs of another kind than the data's, in evaluation too."""
+    return any(step.before[Field.INPUTS] != step.after[Field.INPUTS] for step in plan.steps)
+
+
+def _arguments(args: TrainingArguments) -> Iterator[Fault]:
+    held = vars(args)
+    for name, why in _OFF.items():
+        if held.get(name):
+            yield _limit(f"{name}={held[name]!r} {why}", f"leave {name} out")
+    for word, why in _OPTIMIZERS.items():
+        if word in str(args.optim):
+            yield _limit(f"optim={str(args.optim)!r} {why}", "choose another optim, such as 'adamw_torch'")
+    if args.n_gpu > 1:
+        yield _limit(
+            f"{args.n_gpu} GPUs in one process work on copies of the model, and methods act on the model itself",
+            "start one process for each GPU: torchrun --nproc_per_node N script.py",
+        )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != args.world_size:
+        yield _limit(
+            f"{started} processes were started, and the Trainer knows of {args.world_size}",
+            "on CPUs, set use_cpu=True",
+        )
+
+
+def _options(plan: Plan, options: Mapping[str, Any]) -> Iterator[Fault]:
+    if plan.loss_spec is None:
+        yield _limit("the plan has no loss, and the model never sees the labels", "give compose a loss=", Event.LOSS)
+    for name in ("compute_loss", "compute_loss_func"):
+        if options.get(name) is not None:
+            yield _limit(f"{name} would stand for the plan's loss", "give the loss to compose", Event.LOSS)
+    if options.get("model_init") is not None:
+        yield _limit(
+            "model_init makes the model anew for each run, and a plan is bound to one model and one run",
+            "make the model and give model=; for a search, make a Trainer for each trial",
+        )
+    surgery = _acting(plan, Event.SETUP)
+    if surgery and options.get("optimizers", (None, None))[0] is not None:
+        yield _fault(
+            surgery,
+            "changes the model's modules, and optimizers=... has taken their parameters already",
+            "choose the optimizer by optim=... or optimizer_cls_and_kwargs=..., which make it later",
+            Event.SETUP,
+            code="late-surgery",
+        )
+
+
+def _gradients(plan: Plan, args: TrainingArguments) -> Iterator[Fault]:
+    clipping = [h for h in _acting(plan, Event.UPDATE) if Field.GRADIENTS in h.effect.writes]
+    if args.max_grad_norm and args.max_grad_norm > 0 and clipping:
+        yield _fault(
+            clipping,
+            f"edits gradients before each update, and max_grad_norm={args.max_grad_norm} would clip them once more",
+            "write max_grad_norm=0",
+            Event.UPDATE,
+        )
+    again = [hook for hook in plan.hooks if hook.effect.phase is Phase.REPLACE]
+    using = [hook for hook in plan.hooks if Field.GRADIENTS in hook.effect.reads | hook.effect.writes]
+    if args.fp16 and (using or again):
+        yield _fault(
+            [*using, *again], "uses gradients, which fp16=True scales", "write bf16=True instead", Event.UPDATE
+        )
+
+
+def _batches(plan: Plan, args: TrainingArguments) -> Iterator[Fault]:
+    parts = args.gradient_accumulation_steps
+    whole = [hook for hook in plan.hooks if hook.effect.whole_batch]
+    if parts > 1 and whole:
+        yield _fault(
+            whole,
+            f"acts across the samples of a forward pass, and gradient_accumulation_steps={parts} splits a device batch",
+            "write gradient_accumulation_steps=1",
+            Event.FORWARD,
+            code="microbatches",
+        )
+    stated, size = plan.facts.batch_size, args.train_batch_size * parts
+    if stated is not None and stated != size:
+        yield _limit(
+            f"the plan was composed for device batches of {stated}, and {args.train_batch_size} samples in each of "
+            f"{parts} accumulated batches make {size}",
+            f"write compose(..., batch_size={size})",
+            Event.BATCH,
+        )
+
+
+def _looks(plan: Plan, fields: Fields) -> Iterator[Fault]:
+    looking = [step for step in plan.steps if any(effect.sample_losses for effect in step.effects)]
+    nested = [path for path in fields.inputs if len(parts(path)) > 1]
+    if looking and nested:
+        yield _fault(
+            looking,
+            f"runs the model on the inputs by their names, and those at {nested} have none that the model knows",
+            "let the collator put them under names of their own",
+            Event.BATCH,
+        )
+
+
+def _columns(fields: Fields, model: nn.Module, args: TrainingArguments) -> Iterator[Fault]:
+    accepted = list(signature(model.forward).parameters)
+    labels = [name for name in accepted if "label" in name] if args.label_names is None else args.label_names
+    target, *nested = parts(fields.targets)
+    if nested or not isinstance(target, str):
+        yield _limit(
+            f"fields: the targets are at {fields.targets!r}, from where they would reach the model",
+            "let the collator put them under a key of their own, such as 'labels'",
+            Event.BATCH,
+        )
+    elif target not in labels:
+        yield _limit(
+            f"the targets are under {target!r}, and the Trainer takes {labels} for labels, so that it would evaluate "
+            "without a loss",
+            f"write label_names=[{target!r}]",
+            Event.EVALUATION,
+        )
+    first = [parts(path)[0] for path in fields.inputs]
+    dropped = [name for name in first if name not in accepted]
+    if args.remove_unused_columns and dropped:
+        yield _limit(
+            f"remove_unused_columns=True drops {dropped}, which {type(model).__name__}.forward does not name",
+            "write remove_unused_columns=False",
+            Event.BATCH,
+        )
+
+
+def _acting(plan: Plan, event: Event) -> list[HookStep]:
+    """Return the hooks that act before or around a span."""
+    return [hook for hook in plan.hooks if hook.effect.event is event and hook.effect.phase is not Phase.AFTER]
+
+
+def _limit(message: str, fix: str, event: Event = Event.FIT) -> Fault:
+    return Fault("loop-limit", message, fix, event=event)
+
+
+def _fault(
+    parties: Iterable[BatchStep | HookStep], message: str, fix: str, event: Event, *, code: str = "loop-limit"
+) -> Fault:
+    """Return a fault of steps with the loop."""
+    names = tuple(dict.fromkeys(step.name for step in parties))
+    return Fault(code, f"{', '.join(names)} {message}", fix, names, event)
