@@ -22,6 +22,7 @@ import re
 import sys
 import tempfile
 import tomllib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -50,6 +51,8 @@ ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods"
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 _PRINTED = re.compile(r"\n+```text\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_WARNINGS = (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "The '.*_dataloader' does not have many workers")
+"""What Lightning warns of in every run on this machine."""
 _MADE = re.compile(r"(?P<open><!-- made: (?P<name>.+?) -->\n).*?(?P<close><!-- end -->)", re.DOTALL)
 
 
@@ -179,7 +182,9 @@ def _install(site: Path, code: str, project: Mapping[str, Any]) -> None:
 
 def _run(code: str, where: str, module: ModuleType) -> str:
     printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings():
+        for message in _WARNINGS:
+            warnings.filterwarnings("ignore", message)
         exec(compile(code, where, "exec"), vars(module))
     return "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())
 

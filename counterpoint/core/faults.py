@@ -49,6 +49,7 @@ CODES = {
     "late-surgery": "a method changes the model's modules after the optimizer took their parameters",
     "no-such-module": "a method names a module that the model does not have",
     "nothing-to-replace": "a method replaces modules of a kind that the model does not have",
+    "loop-limit": "the training loop at hand cannot do what the plan needs",
 }
 """Every code that a fault may have, with what it means."""
 
