@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
@@ -75,18 +76,30 @@ def edit(
 ) -> tuple[Batch, dict[str, Any]]:
     """Run the batch steps of a plan; return the edited batch and the draws of every member that acted.
 
-    ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it.
+    ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it. Steps compute in the dtypes
+    that they are given, also within ``torch.autocast``, which is for the model, and so for ``sample_losses``.
     """
+    device = input_tensors(inputs)[0].device.type
+    if sample_losses is not None and _is_autocast(device):
+        sample_losses = torch.autocast(device)(sample_losses)
     dice = Dice(plan.facts.seed, step, process_rank() if rank is None else rank)
     editing = _Editing(plan, dice, _given(plan, inputs, targets, donate=donate), sample_losses)
-    with torch.no_grad():
+    with torch.no_grad(), _without_autocast(device):
         return editing.run(), editing.draws
 
 
 def prepare(plan: Plan, inputs: Inputs, targets: Tensor) -> Batch:
     """Run the batch steps of a plan that change kinds, and no others."""
-    with torch.no_grad():
+    with torch.no_grad(), _without_autocast(input_tensors(inputs)[0].device.type):
         return _Editing(plan, Dice(plan.facts.seed, 0, 0), _given(plan, inputs, targets), None).view()
+
+
+def _is_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if _is_autocast(device) else nullcontext()
 
 
 def _given(plan: Plan, inputs: Inputs, targets: Tensor, *, donate: bool = False) -> Batch:
