@@ -1,205 +1,197 @@
-"""Random compositions: registered methods with random legal settings, facts, a loss, a batch shape and a list order."""
+"""Random compositions: registered methods with random legal settings, facts, a loss, batches and a list order.
+
+Most are meant to fit: methods are drawn one after another, of those whose declarations leave room for them. Some get a
+fault on purpose. Everything follows from one number, so that cases do not depend on each other and cost little.
+"""
 
 from __future__ import annotations
 
-import functools
-import types
-import typing
-from collections.abc import Callable
-from dataclasses import dataclass
+from random import Random
 from typing import Any
 
-import annotated_types
 import pydantic
 import torch
-from hypothesis import reject
 from hypothesis import strategies as st
-from pydantic.fields import FieldInfo
-from torch import Tensor, nn
 
-import counterpoint as cp
-from counterpoint.core.kinds import INPUT_KINDS
-from counterpoint.plugins import ALGORITHMS
+from counterpoint.core import Algorithm
+from counterpoint.core.kinds import DENSE, INDEX, INPUT_KINDS, TASKS
+from counterpoint.losses import resolve_loss
+from counterpoint.losses.outputs import LOG_PROBABILITIES
+from tests.laws.case import CLASSES, Composition
+from tests.laws.draft import Draft, altered, claims_of, clash, leaves
+from tests.laws.mistakes import MISTAKES
+from tests.laws.settings import a_loss, accepted_by, legal, registered, registered_losses
 
-CLASSES, CHANNELS, SIDE = 3, 3, 6
-TASKS = ("multiclass", "segmentation", "multilabel", "regression")
-KINDS = tuple(kind.name for kind in INPUT_KINDS if kind.name != "tokens")
-COMMON = frozenset({"start", "end", "every", "p", "after", "before", "id"})
-SPECIAL: dict[tuple[str, str], st.SearchStrategy[Any]] = {
-    ("manifold_mixup", "module"): st.sampled_from([("stem",), ("stem", "head"), ("nowhere",)]),
-    ("normalize", "mean"): st.sampled_from([(0.5,), (0.4, 0.5, 0.6)]),
-    ("normalize", "std"): st.sampled_from([(0.2,), (0.2, 0.3, 0.4)]),
+KINDS = {kind.name: kind for kind in INPUT_KINDS if kind.name != "tokens"}
+LENGTHS = (0, 1, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 5, 5, 5, 5, 6, 6, 7)
+FAULTY = 0.2
+SCHEDULES: dict[str, tuple[Any, ...]] = {
+    "start": ("0ba", "1ba", "0.25dur", "0.5ep"),
+    "end": ("2ba", "3ba", "1ep", "0.75dur"),
+    "every": (2, 3),
+    "p": (0.0, 0.3, 0.5, 0.8),
 }
-"""Settings whose legal values their types do not tell, by method and setting."""
 
 
-@functools.cache
-def built_in() -> dict[str, type[cp.Algorithm[Any]]]:
-    """Return every method that Counterpoint itself registers."""
-    entries = [entry for entry in ALGORITHMS.entries() if entry.package == "counterpoint"]
-    return {entry.name: ALGORITHMS.load(entry.name) for entry in entries}
-
-
-@dataclass(frozen=True)
-class Composition:
-    """What a case composes: the list, the facts, and what the batch looks like."""
-
-    algorithms: tuple[cp.Algorithm[Any], ...]
-    facts: dict[str, Any]
-    size: int
-    dtype: torch.dtype
-    dense: bool
-    seed: int
-
-    def inputs(self, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(1000 * self.seed + step)
-        if self.facts["inputs"] == "bytes":
-            return torch.randint(256, (self.size, CHANNELS, SIDE, SIDE), generator=generator, dtype=torch.uint8)
-        shape = (self.size, 12) if self.facts["inputs"] == "features" else (self.size, CHANNELS, SIDE, SIDE)
-        return torch.rand(*shape, generator=generator, dtype=torch.float64).to(self.dtype)
-
-    def targets(self, step: int) -> Tensor:
-        generator = torch.Generator().manual_seed(7777 * self.seed + step)
-        task = self.facts["task"]
-        if task == "multilabel":
-            return (torch.rand(self.size, CLASSES, generator=generator) < 0.5).float()
-        if task == "regression":
-            return torch.randn(self.size, CLASSES, generator=generator)
-        shape = (self.size, SIDE, SIDE) if task == "segmentation" else (self.size,)
-        indices = torch.randint(CLASSES, shape, generator=generator)
-        if self.dense:
-            return torch.eye(CLASSES)[indices].movedim(-1, 1).contiguous()
-        ignored = torch.rand(*shape, generator=generator) < 0.2
-        return torch.where(ignored, -100, indices)
-
-
-class Small(nn.Module):
-    """A model with named parts that takes any of the inputs and gives outputs for any of the tasks."""
-
-    def __init__(self, task: str, *, features: bool) -> None:
-        super().__init__()
-        self.task, self.features = task, features
-        self.stem = nn.Linear(12, 8) if features else nn.Conv2d(CHANNELS, 8, 3, padding=1, stride=1)
-        self.norm = nn.Identity() if features else nn.BatchNorm2d(8)
-        self.pool = nn.Identity() if features else nn.MaxPool2d(2)
-        self.head = nn.Linear(8, CLASSES) if features or task != "segmentation" else nn.Conv2d(8, CLASSES, 1)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        hidden = self.stem(inputs.to(self.stem.weight.dtype))
-        if self.features:
-            return typing.cast(Tensor, self.head(hidden.relu()))
-        hidden = self.norm(hidden).relu()
-        if self.task == "segmentation":
-            return typing.cast(Tensor, self.head(hidden))
-        return typing.cast(Tensor, self.head(self.pool(hidden).mean((2, 3))))
-
-
-def values_of(annotation: Any, limits: list[Any]) -> st.SearchStrategy[Any] | None:
-    """Return a strategy for a type, within its limits; ``None`` if the type does not tell."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return st.sampled_from(arguments)
-    if origin in (typing.Union, types.UnionType):
-        parts = [values_of(part, limits) for part in arguments if part is not type(None)]
-        known = [part for part in parts if part is not None]
-        return st.one_of(st.none(), *known) if known else None
-    if annotation is bool:
-        return st.booleans()
-    low = max([limit.ge for limit in limits if isinstance(limit, annotated_types.Ge)], default=None)
-    above = max([limit.gt for limit in limits if isinstance(limit, annotated_types.Gt)], default=None)
-    high = min([limit.le for limit in limits if isinstance(limit, annotated_types.Le)], default=None)
-    below = min([limit.lt for limit in limits if isinstance(limit, annotated_types.Lt)], default=None)
-    start = low if low is not None else above if above is not None else -2
-    end = high if high is not None else below if below is not None else start + 4
-    if annotation is int:
-        return st.integers(start + (low is None and above is not None), end)
-    if annotation is float:
-        return st.floats(
-            start, end, exclude_min=low is None and above is not None, exclude_max=high is None and below is not None
-        ).filter(lambda value: value == 0 or abs(value) > 1e-6)
-    return None
-
-
-def setting(name: str, key: str, field: FieldInfo) -> st.SearchStrategy[Any]:
-    """Return a strategy for a setting of a registered method: mostly its default, else any legal value."""
-    legal = SPECIAL.get((name, key))
-    if legal is None:
-        legal = values_of(field.annotation, list(field.metadata))
-    if legal is None and not field.is_required():
-        return st.just(field.get_default(call_default_factory=True))
-    if legal is None:
-        raise AssertionError(f"say in SPECIAL what {name}.{key} may be: {field.annotation}")
-    return legal if field.is_required() else st.one_of(st.just(field.default), legal)
-
-
-@st.composite
-def algorithm(draw: Callable[[st.SearchStrategy[Any]], Any], nested: bool = False) -> cp.Algorithm[Any]:
+def an_algorithm(dice: Random, name: str, draft: Draft) -> Algorithm[Any]:
     """Draw a registered method with legal settings."""
-    classes = built_in()
-    name = draw(st.sampled_from(sorted(set(classes) - ({"one_of"} if nested else set()))))
-    cls = classes[name]
-    if name == "one_of":
-        settings: dict[str, Any] = {"algorithms": draw(st.lists(algorithm(nested=True), min_size=1, max_size=3))}
-    else:
-        fields = {key: field for key, field in cls.model_fields.items() if key not in COMMON}
-        settings = {key: draw(setting(name, key, field)) for key, field in fields.items()}
-    if draw(st.integers(0, 2)) == 0:
-        settings |= draw(
-            st.fixed_dictionaries(
-                {},
-                optional={
-                    "start": st.sampled_from(["0ba", "1ba", "0.5dur"]),
-                    "end": st.sampled_from(["2ba", "1ep", None]),
-                    "every": st.integers(1, 3),
-                    "p": st.sampled_from([0.0, 0.5, 1.0]),
-                },
-            )
-        )
-    settings["id"] = draw(st.sampled_from([None, None, None, f"{name}_2"]))
-    wish = draw(st.sampled_from([None] * 8 + ["after", "before"]))
-    if wish is not None:
-        settings[wish] = (draw(st.sampled_from(sorted(classes))),)
-    try:
-        return cls.model_validate(settings)
-    except pydantic.ValidationError:  # each setting is legal, and some of them not together
-        reject()
+    cls = registered()[name]
+    for _ in range(100):
+        settings = choices(dice, draft) if is_choice(cls) else legal(dice, name, cls)
+        if dice.random() < 0.3 and may_be_skipped(cls):
+            settings |= a_schedule(dice)
+        if dice.random() < 0.1:
+            settings["id"] = f"my_{name}"
+        try:
+            return cls.model_validate(settings)
+        except pydantic.ValidationError:  # each setting is legal, and some of them not together
+            continue
+    raise AssertionError(f"no legal settings of {name} were found: say in SPECIAL what they may be")
 
 
-def losses(task: str) -> st.SearchStrategy[Any]:
-    """Draw a loss that may fit a task, with random options."""
-    if task in ("multiclass", "segmentation"):
-        return st.builds(
-            nn.CrossEntropyLoss,
-            weight=st.sampled_from([None, torch.tensor([0.5, 1.0, 2.0])]),
-            label_smoothing=st.sampled_from([0.0, 0.0, 0.0, 0.1]),
-            reduction=st.sampled_from(["mean", "sum"]),
-        )
-    return st.sampled_from([nn.BCEWithLogitsLoss(), nn.MSELoss()] if task == "multilabel" else [nn.MSELoss()])
+def is_choice(cls: type[Algorithm[Any]]) -> bool:
+    return cls.alternatives is not Algorithm.alternatives
 
 
-@st.composite
-def compositions(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Composition:
-    """Draw a case."""
-    task = draw(st.sampled_from(TASKS))
-    size = draw(st.integers(1, 5))
-    facts = {
+def may_be_skipped(cls: type[Algorithm[Any]]) -> bool:
+    """Whether a schedule means something for a method."""
+    gives = any(edit.gives for effect in cls.declaration.transforms for edit in effect.edits.values())
+    hooks = cls.declaration.hooks
+    return not gives and (not hooks or bool(cls.declaration.transforms) or any(hook.event.in_batch for hook in hooks))
+
+
+def a_schedule(dice: Random) -> dict[str, Any]:
+    keys = dice.sample(sorted(SCHEDULES), dice.choice([1, 1, 1, 2]))
+    settings = {key: dice.choice(SCHEDULES[key]) for key in keys}
+    return settings if settings.keys() != {"start", "end"} else {"start": "1ba", "end": "3ba"}
+
+
+def choices(dice: Random, draft: Draft) -> dict[str, Any]:
+    """Draw the branches of a choice, of methods that edit batches alone, with a name each."""
+    plain = [name for name, cls in registered().items() if not (is_choice(cls) or cls.declaration.hooks)]
+    branches = Draft(draft.facts, draft.loss, kinds=set(draft.kinds))
+    for _ in range(20):
+        branch = an_algorithm(dice, dice.choice(plain), draft)
+        if may_be_skipped(type(branch)) and draft.fits(branch):
+            branches.add(branch)
+        if len(branches.listed) == 3 or (branches.listed and dice.random() < 0.3):
+            break
+    if not branches.listed:
+        branches.add(branch)
+    weights = [dice.choice([0, 1, 1, 2]) for _ in branches.listed] if dice.random() < 0.4 else None
+    return {"algorithms": branches.listed, "weights": weights}
+
+
+def relay(dice: Random, draft: Draft, late: Algorithm[Any]) -> None:
+    """Let a method take a slot of a batch from the batch on at which its owner ends, if that makes them fit."""
+    taken = [claim for claim in claims_of(late) if any(clash(claim, other) for other in draft.claims)]
+    if not taken or not all(claim.slot.per_batch for claim in taken):
+        return
+    owners = [item for item in draft.listed if any(clash(a, b) for a in claims_of(item) for b in claims_of(late))]
+    free = Draft(draft.facts, draft.loss, kinds=draft.kinds)
+    if len(owners) != 1 or owners[0].start.value or owners[0].end or not free.fits(late):
+        return
+    middle = dice.choice(["1ba", "2ba"])
+    draft.listed[draft.listed.index(owners[0])] = altered(owners[0], end=middle)
+    draft.add(altered(late, start=middle, end=None))
+
+
+def fill(dice: Random, draft: Draft) -> None:
+    """Draw the list."""
+    names = sorted(registered())
+    wanted = dice.choice(LENGTHS)
+    givers = [
+        name
+        for name in names
+        if any(e.gives for t in registered()[name].declaration.transforms for e in t.edits.values())
+    ]
+    for number in range(6 * wanted):
+        if len(draft.listed) >= wanted:
+            break
+        early = number == 0 and givers and dice.random() < 0.5
+        algorithm = an_algorithm(dice, dice.choice(givers if early else names), draft)
+        if draft.fits(algorithm):
+            draft.add(algorithm)
+        elif dice.random() < 0.2:
+            relay(dice, draft, algorithm)
+    dice.shuffle(draft.listed)
+    if dice.random() < 0.3:
+        wish(dice, draft)
+
+
+def wish(dice: Random, draft: Draft) -> None:
+    """Let a method ask for its place beside another one that edits batches."""
+    editing = [item for item in draft.listed if any(leaf.declared().transforms for leaf in leaves(item))]
+    if len(editing) > 1:
+        one, other = dice.sample(editing, 2)
+        key = dice.choice(["after", "before"])
+        draft.listed[draft.listed.index(one)] = altered(one, **{key: (other.identity,)})
+
+
+def fitting_losses(task: str) -> list[str]:
+    """Return the registered losses that are right for a task."""
+    targets = TASKS[task].targets
+    kinds = {targets, DENSE} if targets == INDEX else {targets}
+    return [name for name in sorted(registered_losses()) if accepted_by(name) & kinds]
+
+
+def a_draft(dice: Random) -> Draft:
+    """Draw the facts and the loss, and take down which kinds there are and what the loss claims."""
+    task = dice.choice(sorted(TASKS))
+    loss = dice.choice(fitting_losses(task)) if dice.random() < 0.95 else "none"
+    module = None if loss == "none" else a_loss(dice, loss)
+    facts: dict[str, Any] = {
         "task": task,
         "num_classes": CLASSES,
-        "inputs": draw(st.sampled_from(KINDS if task != "segmentation" else [k for k in KINDS if k != "features"])),
-        "loss": draw(losses(task)),
-        "batch_size": size,
+        "inputs": dice.choice(
+            [kind for kind in (*KINDS, "bytes", "unit") if (task, kind) != ("segmentation", "features")]
+        ),
+        "loss": module,
+        "batch_size": dice.choice([1, 2, 3, 3, 4, 4, 5]),
         "steps_per_epoch": 2,
         "max_duration": "4ba",
-        "seed": draw(st.integers(0, 2**32)),
-        "strict_order": draw(st.sampled_from([False, False, False, True])),
-        "model_inputs": {"bytes", "image", "unit", "normalized", "features"},
+        "seed": dice.randrange(2**32),
+        "strict_order": dice.random() < 0.1,
+        "model_inputs": set(KINDS) if dice.random() < 0.85 else None,
+        "microbatches": 2 if dice.random() < 0.1 else 1,
         "contract": "always",
     }
+    draft = Draft(facts, loss, kinds={KINDS[facts["inputs"]], TASKS[task].targets})
+    if task in ("multiclass", "segmentation"):
+        draft.kinds.add(DENSE)
+    spec = None if module is None else resolve_loss(module)
+    draft.claims += () if spec is None else spec.claims
+    return draft
+
+
+def composition(number: int) -> Composition:
+    """Return the case of this number."""
+    dice = Random(number)
+    draft = a_draft(dice)
+    fill(dice, draft)
+    extra = an_algorithm(dice, dice.choice(sorted(registered())), draft)
+    spec = None if draft.facts["loss"] is None else resolve_loss(draft.facts["loss"])
+    size = draft.facts["batch_size"]
+    aim = dice.choice(sorted(MISTAKES)) if dice.random() < FAULTY else None
+    if aim is not None:
+        MISTAKES[aim](dice, draft)
     return Composition(
-        tuple(draw(st.lists(algorithm(), max_size=5))),
-        facts,
+        tuple(draft.listed),
+        draft.facts,
         size,
-        draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16])),
-        draw(st.booleans()),
-        draw(st.integers(0, 1000)),
+        dice.choice([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+        dense=dice.random() < 0.3,
+        seed=dice.randrange(1000),
+        number=number,
+        loss=draft.loss,
+        log_p=spec is not None and spec.outputs == LOG_PROBABILITIES,
+        rows=dice.choice([torch.float32, torch.float64]),
+        aim=aim,
+        extra=altered(extra, id="extra"),
+        ignore_index=-100 if spec is None else spec.ignore_index,
     )
+
+
+def compositions() -> st.SearchStrategy[Composition]:
+    """Draw a case."""
+    return st.integers(0, 2**64 - 1).map(composition)

@@ -7,8 +7,13 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.laws.laws import Tally, hold
-from tests.laws.strategy import Composition, compositions
+from counterpoint.core.faults import CODES
+from tests.laws.case import Composition
+from tests.laws.laws import hold
+from tests.laws.mistakes import MISTAKES, NOT_BY_A_LIST
+from tests.laws.settings import registered, registered_losses
+from tests.laws.strategy import KINDS, compositions
+from tests.laws.tally import LAWS, Tally
 
 
 def run_laws(cases: int) -> Tally:
@@ -32,10 +37,36 @@ def run_laws(cases: int) -> Tally:
     return tally
 
 
+def check_richness(tally: Tally, *, least: float) -> None:
+    """Check that the accepted cases are long, and hold everything that there is in a share of at least ``least``."""
+    assert tally.accepted >= 0.6 * (tally.accepted + tally.refused), str(tally)
+    assert tally.lengths >= 3 * tally.accepted, str(tally)
+    there = {
+        "method": registered(),
+        "loss": [*registered_losses(), "none"],
+        "task": ["multiclass", "segmentation", "multilabel", "regression"],
+        "inputs": KINDS,
+        "dtype": ["float64", "float32", "bfloat16", "float16", "uint8"],
+        "batch size": map(str, range(1, 6)),
+        "what else it holds": tally.shares["what else it holds"],
+    }
+    rare = {
+        (what, name)
+        for what, names in there.items()
+        for name in names
+        if tally.shares[what][name] < least * tally.accepted
+    }
+    assert not rare, f"{rare}\n{tally}"
+    assert tally.compared.keys() == LAWS.keys(), f"{LAWS.keys() - tally.compared.keys()} never happened"
+    assert min(tally.compared.values()) > 0.05 * tally.accepted, str(tally)
+
+
+def test_every_code_has_a_mistake_that_causes_it() -> None:
+    assert MISTAKES.keys() == CODES.keys() - NOT_BY_A_LIST
+
+
 def test_the_laws_hold() -> None:
-    tally = run_laws(300)
-    assert tally.accepted >= 60, str(tally)
-    assert tally.refused >= 30, str(tally)
+    check_richness(run_laws(300), least=0.01)
 
 
 @pytest.mark.slow
@@ -43,4 +74,5 @@ def test_the_laws_hold_for_very_many(capsys: pytest.CaptureFixture[str]) -> None
     tally = run_laws(20_000)
     with capsys.disabled():
         print(f"\n{tally}")
-    assert tally.accepted >= 4_000
+    check_richness(tally, least=0.02)
+    assert MISTAKES.keys() <= tally.codes.keys()

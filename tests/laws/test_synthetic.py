@@ -11,7 +11,7 @@ import pytest
 import counterpoint as cp
 from counterpoint.core import Facts, Form, compose
 from counterpoint.core.kinds import TASKS
-from tests.laws.laws import Tally
+from tests.laws.tally import Tally
 
 TABLE: list[cp.Declaration] = []
 INPUTS = (cp.BYTES, cp.UNIT, cp.NORMALIZED)
