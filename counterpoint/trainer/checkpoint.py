@@ -24,6 +24,7 @@ __all__ = [
     "join_optimizer",
     "latest_checkpoint",
     "prune_checkpoints",
+    "set_aside",
     "split_optimizer",
     "write_checkpoint",
     "write_file",
@@ -31,7 +32,8 @@ __all__ = [
 ]
 
 TENSORS, STATE, CHECKSUMS = "tensors.safetensors", "state.json", "checksums.json"
-_NAME = re.compile(r"step-(\d+)")
+_NAME = re.compile(r"step-\d+")
+_PARTIAL = ".{}.partial"
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,12 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     It is written under a temporary name, flushed to the disk, and renamed, so that under its own name it is whole.
     Raises ``CheckpointError`` if it cannot be written.
     """
-    final, partial = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
+    final = folder / f"step-{step:08d}"
+    partial = folder / _PARTIAL.format(final.name)
     try:
         folder.mkdir(exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in folder.glob(_PARTIAL.format("*")):  # by a kill
+            shutil.rmtree(left)
         partial.mkdir()
         write_tensors(partial / TENSORS, checkpoint.tensors)
         write_file(partial / STATE, json.dumps(checkpoint.data, indent=1))
@@ -68,7 +72,11 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         partial.rename(final)
         _flush_folder(folder)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"the checkpoint {final} cannot be written: {error}") from error
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(
+            f"the checkpoint {final} cannot be written: {error}; the ones before it are whole: mend this, and go on "
+            "with --resume"
+        ) from error
     return final
 
 
@@ -92,14 +100,26 @@ def list_checkpoints(folder: Path) -> list[Path]:
     """Return the finished checkpoints in ``folder``, oldest first."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def prune_checkpoints(folder: Path, keep: int) -> None:
     """Delete all but the newest ``keep`` checkpoints."""
     for path in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside(folder: Path, after: int) -> None:
+    """Rename the checkpoints after step ``after``, which are broken, so that they do not count as the newest."""
+    for path in list_checkpoints(folder):
+        if _step(path) > after:
+            aside = path.with_name(f"broken-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
 
 
 def _read(path: Path) -> Checkpoint:
@@ -158,11 +178,14 @@ def write_file(path: Path, text: str) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name to write to, and rename it once it is on the disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    partial = path.with_name(_PARTIAL.format(path.name))
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     _flush_folder(path.parent)
 
 

@@ -82,7 +82,7 @@ class Loop:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint."""
-        self._snapshot.restore(checkpoint, first_process=self._accelerator.is_main_process)
+        self._snapshot.restore(checkpoint, self._config, first_process=self._accelerator.is_main_process)
         self._is_measured, self._lr = checkpoint.data["measured"], checkpoint.data["lr"]
         self._watch.go_back = f"the last checkpoint is that of step {self.step}"
 
@@ -219,7 +219,9 @@ class Loop:
         if self._folder is None:
             return
         size = self._folder.metrics_size if self._accelerator.is_main_process else 0
-        checkpoint = self._snapshot.take(self._config, metrics_size=size, measured=self._is_measured, lr=self._lr)
+        checkpoint = self._snapshot.take(
+            self._config, total=self._total, metrics_size=size, measured=self._is_measured, lr=self._lr
+        )
         if self._accelerator.is_main_process:
             path = write_checkpoint(self._folder.checkpoints, self.step, checkpoint)
             prune_checkpoints(self._folder.checkpoints, _KEPT_CHECKPOINTS)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from counterpoint.core.errors import RunDirectoryError
+from counterpoint.core.errors import RunDirectoryError, RunError
 from counterpoint.trainer.checkpoint import write_file, write_tensors
 
 __all__ = ["RunDirectory"]
@@ -24,6 +24,7 @@ CONFIG, PLAN, METRICS, CHECKPOINTS, MODEL = (
     "checkpoints",
     "model.safetensors",
 )
+FORMER_MODEL = "model-step-{}.safetensors"
 
 
 class RunDirectory:
@@ -75,11 +76,18 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 # The mark of a finished run goes first: whatever is left by a kill in between is an unfinished run.
-                for path in (self.model, self.checkpoints, self.metrics, self.path / PLAN, self.path / CONFIG):
+                former = self.path.glob(FORMER_MODEL.format("*"))
+                for path in (self.model, *former, self.checkpoints, self.metrics, self.path / PLAN, self.path / CONFIG):
                     if path.is_dir():
                         shutil.rmtree(path)
                     else:
                         path.unlink(missing_ok=True)
+
+    def reopen(self, step: int) -> None:
+        """Take the mark of a run that was finished after ``step`` steps away; its final weights get another name."""
+        with self._writing():
+            if self.finished:
+                self.model.rename(self.path / FORMER_MODEL.format(f"{step:08d}"))
 
     def start(self, config: str, plan: str, *, metrics_size: int) -> None:
         """Write the config and the plan, and cut ``metrics.jsonl`` to its first ``metrics_size`` bytes."""
@@ -91,8 +99,8 @@ class RunDirectory:
                 os.truncate(self.metrics, metrics_size)
 
     def add_metrics(self, values: Mapping[str, float | int]) -> None:
-        """Add a line to ``metrics.jsonl``."""
-        with self._writing(), self.metrics.open("a", encoding="utf-8") as file:
+        """Add a line to ``metrics.jsonl``; raises ``RunError`` if it cannot be written."""
+        with self._going_on(), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -109,8 +117,8 @@ class RunDirectory:
         return self.metrics.stat().st_size
 
     def finish(self, model: Mapping[str, Tensor]) -> None:
-        """Write the final weights, which marks the run as finished."""
-        with self._writing():
+        """Write the final weights, which marks the run as finished; raises ``RunError`` if they cannot be written."""
+        with self._going_on():
             write_tensors(self.model, model)
 
     @contextmanager
@@ -119,6 +127,16 @@ class RunDirectory:
             yield
         except OSError as error:
             raise RunDirectoryError(f"run_dir: {str(self.path)!r} cannot be written: {error.strerror}") from error
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"run_dir: {str(self.path)!r} cannot be written any more: {error.strerror}; the checkpoints there are "
+                "whole: mend this, and go on with --resume"
+            ) from error
 
 
 def _finite(value: float | int) -> float | int | None:

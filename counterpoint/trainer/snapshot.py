@@ -21,6 +21,8 @@ __all__ = ["Snapshot", "differences"]
 
 _MAY_DIFFER = {"run_dir", "workers", "eval_every", "checkpoint_every", "plugins", "strict_order"}
 """Keys of a config that change no weight."""
+_RATES = ("optimizer", "scheduler", "max_duration")
+"""Keys that settle the optimizer's settings over the run."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,39 @@ class Snapshot:
         }
         return Checkpoint(tensors, data)
 
-    def restore(self, checkpoint: Checkpoint, *, first_process: bool) -> None:
-        """Take everything back; raises ``CheckpointError`` if it does not fit."""
+    def restore(self, checkpoint: Checkpoint, config: RunConfig, *, first_process: bool) -> None:
+        """Take everything back, but for settings that ``config`` has otherwise than the run that was kept.
+
+        Raises ``CheckpointError`` if it does not fit.
+        """
+        before, now = checkpoint.data["config"], config.resolved()
+        if before["optimizer"]["name"] != now["optimizer"]["name"]:
+            raise CheckpointError(
+                f"optimizer: {now['optimizer']['name']} cannot go on from what {before['optimizer']['name']} has kept; "
+                "undo this, choose another run_dir, or start afresh with --overwrite"
+            )
+        settings = [{**group, "params": None} for group in self.optimizer.param_groups]
+        rates = [float(rate) for rate in self.scheduler.base_lrs]
         try:
             self.model.load_state_dict(checkpoint.part("model"))
             self.optimizer.load_state_dict(join_optimizer(checkpoint.part("optimizer"), checkpoint.data["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from error
         self.scheduler.load_state_dict(checkpoint.data["scheduler"])
+        if any(before[key] != now[key] for key in _RATES):
+            self._set(settings, rates)
         self.engine.load_state_dict(checkpoint.part("engine"))
         self.metrics.load_state_dict(checkpoint.part("metrics"), share=1.0 if first_process else 0.0)
         if self.scaler is not None:
             self.scaler.load_state_dict(checkpoint.data["scaler"])
+
+    def _set(self, settings: list[dict[str, Any]], rates: list[float]) -> None:
+        """Put a config's settings in the place of those kept, at the point of the schedule that was reached."""
+        self.scheduler.base_lrs = [*rates]
+        for group, own, rate, factor in zip(
+            self.optimizer.param_groups, settings, rates, self.scheduler.lr_lambdas, strict=True
+        ):
+            group.update({**own, "params": group["params"], "lr": rate * factor(self.scheduler.last_epoch)})
 
 
 def differences(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,22 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from counterpoint.core.effects import Phase
-from counterpoint.core.errors import CheckpointError, ConfigError, RunError
+from counterpoint.core.errors import ConfigError, RunError
 from counterpoint.core.fitting import check_model
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
-from counterpoint.trainer.checkpoint import Checkpoint, latest_checkpoint
+from counterpoint.trainer.checkpoint import Checkpoint
 from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.lock import locked
+from counterpoint.trainer.opening import Begin, find_begin, make_ready
 from counterpoint.trainer.own import bring_together
 from counterpoint.trainer.planning import plan_run, total_batches
 from counterpoint.trainer.report import Report, make_report
 from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import EpochSampler
-from counterpoint.trainer.snapshot import differences
 from counterpoint.trainer.spec import DatasetConfig, DataSpec, SizedDataset
 from counterpoint.trainer.stop import Stop, signals_held
-from counterpoint.trainer.yaml import dump_config, load_config
+from counterpoint.trainer.yaml import load_config
 
 __all__ = ["Summary", "Trainer"]
 
@@ -127,25 +129,36 @@ class Trainer:
 
         ``resume`` goes on from the last whole checkpoint in ``run_dir``, or starts afresh if there is none; a finished
         run stays as it is. ``overwrite`` deletes the run in ``run_dir`` first. ``allow_changes`` goes on with a run
-        that differs from this one, and says how, as far as its checkpoint fits the model and the methods.
+        that differs from this one, and says how, as far as its checkpoint fits the model, the optimizer and the
+        methods; a finished run that is to be longer is gone on with.
+
+        In the main thread, SIGINT and SIGTERM end the run after the batch at hand, with a checkpoint, and then do what
+        they would have done without this.
 
         Raises:
-            RunDirectoryError: ``run_dir`` holds a run and neither is set, or it cannot be written.
-            CheckpointError: the run to resume differs from this one, or none of its checkpoints is whole.
+            RunDirectoryError: ``run_dir`` holds a run and neither is set, it cannot be written, or is in use.
+            CheckpointError: the run to resume differs from this one, none of its checkpoints is whole, or one cannot
+                be written.
             NonFiniteLossError: the loss became NaN or infinite.
             DataError: a batch is not what the data was said to hold.
         """
         if self._has_run:
             raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
         report = make_report(active=self._accelerator.is_main_process)
-        checkpoint = self._open(report, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-        if checkpoint is not None and self._folder is not None and self._folder.finished:
-            report.message(f"{self._folder.path} holds this run, finished; nothing is left to do")
-            return Summary(int(checkpoint.data["step"]), self._folder.last_metrics(), self._folder.model)
-        self._has_run = True
-        report.message(self.plan.explain())
-        with signals_held() as stop:
-            summary = self._train(checkpoint, report, stop)
+        with signals_held() as stop, ExitStack() as held:
+            if self._folder is not None:
+                self._folder.check(resume=resume, overwrite=overwrite)
+                if self._accelerator.is_main_process:
+                    held.enter_context(locked(self._folder.path))
+            begin = self._begin(report, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+            if begin.checkpoint is not None and begin.is_finished and self._folder is not None:
+                report.message(f"{self._folder.path} holds this run, finished; nothing is left to do")
+                return Summary(int(begin.checkpoint.data["step"]), self._folder.last_metrics(), self._folder.model)
+            self._has_run = True
+            report.message(self.plan.explain())
+            if self.config.compile:
+                report.message("compiling the plan: some of the first batches take seconds longer")
+            summary = self._train(begin.checkpoint, report, stop)
         if summary is None:  # at the end of `with`, the program's own handler of the signal let it go on
             raise RunError(f"the run was ended by {stop.name}; go on with it by resume=True")
         return summary
@@ -175,36 +188,20 @@ class Trainer:
         path = None if self._folder is None else self._folder.model
         return Summary(loop.step, loop.metrics, path) if is_done else None
 
-    def _open(self, report: Report, *, resume: bool, overwrite: bool, allow_changes: bool) -> Checkpoint | None:
-        """Make the folder ready for the run, and return the checkpoint to go on from."""
+    def _begin(self, report: Report, *, resume: bool, overwrite: bool, allow_changes: bool) -> Begin:
+        """Make the folder ready for the run, and return where it begins."""
         folder = self._folder
         if folder is None:
-            return None
-        folder.check(resume=resume, overwrite=overwrite)
-        checkpoint = None
+            return Begin()
+        begin = Begin()
         if resume:
-            checkpoint, broken = latest_checkpoint(folder.checkpoints)
-            for text in broken:
-                report.message(f"{text}; an older one is used")
-            if checkpoint is not None:
-                self._check_changes(report, checkpoint, allow_changes=allow_changes)
+            total = total_batches(self.config, self._sampler)
+            begin = find_begin(folder, self.config, self.plan, report, total=total, allow_changes=allow_changes)
         self._accelerator.wait_for_everyone()  # every process has looked before the first one writes
-        if self._accelerator.is_main_process and not (checkpoint is not None and folder.finished):
-            folder.open(overwrite=overwrite)
-            size = 0 if checkpoint is None else int(checkpoint.data["metrics_size"])
-            folder.start(dump_config(self.config), self.plan.to_json() + "\n", metrics_size=size)
+        if self._accelerator.is_main_process and not begin.is_finished:
+            make_ready(folder, self.config, self.plan, begin, overwrite=overwrite)
         self._accelerator.wait_for_everyone()
-        return checkpoint
-
-    def _check_changes(self, report: Report, checkpoint: Checkpoint, *, allow_changes: bool) -> None:
-        """Say how this run differs from the one that wrote a checkpoint, and stop there unless that is allowed."""
-        changes = differences(checkpoint, self.config, self.plan.fingerprint)
-        if changes and not allow_changes:
-            head = "the run to resume differs from this one, so that it would not go on as it began:"
-            ways = "undo this, choose another run_dir, start afresh with --overwrite, or go on with --allow-changes"
-            raise CheckpointError("\n".join([head, *changes, ways]))
-        if changes:
-            report.message("\n".join(["this run goes on otherwise than it began:", *changes]))
+        return begin
 
 
 def _read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
