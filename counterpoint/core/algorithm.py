@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    PlainValidator,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from torch import nn
 
 from counterpoint.core.batch import BatchSpec
@@ -98,6 +107,14 @@ class Algorithm(BaseModel, Generic[DrawsT]):
                 "it declares no transform and no hook, so it would do nothing",
                 "decorate a method with @transform(...) or with a hook such as @after(Event.STEP, ...)",
             )
+
+    @pydantic.model_serializer(mode="wrap")
+    def _in_one_order(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """Write sets in one order, so that what is made of settings is the same in each process."""
+        data: dict[str, Any] = dump(self)
+        if info.mode == "json":
+            data |= {key: sorted(data[key], key=repr) for key, value in self if isinstance(value, Set) and key in data}
+        return data
 
     @property
     def identity(self) -> str:
