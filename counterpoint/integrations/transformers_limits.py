@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from counterpoint.core.effects import Phase
 from counterpoint.core.errors import CompositionError
@@ -69,12 +70,15 @@ def check_length(plan: Plan, *, steps: int, epoch: int | None) -> None:
     """
     clock = plan.facts.clock
     told = [
-        ("max_duration", clock.total, steps, f"{steps}ba"),
         ("steps_per_epoch", clock.steps_per_epoch, epoch, epoch),
+        ("max_duration", clock.total, steps, f"{steps}ba"),
     ]
     faults = [
-        _limit(f"the plan was composed with {key}, {was} optimizer steps, and there are {now}", f"{key}={write!r}")
-        for key, was, now, write in told
+        _limit(
+            f"the plan counts on {was} optimizer steps by {key}, and the Trainer makes {now}",
+            f"write compose(..., {key}={right!r})",
+        )
+        for key, was, now, right in told
         if was is not None and now is not None and was != now
     ]
     if faults:
@@ -91,9 +95,10 @@ def _arguments(args: TrainingArguments) -> Iterator[Fault]:
     for name, why in _OFF.items():
         if held.get(name):
             yield _limit(f"{name}={held[name]!r} {why}", f"leave {name} out")
+    optimizer = OptimizerNames(args.optim).value
     for word, why in _OPTIMIZERS.items():
-        if word in str(args.optim):
-            yield _limit(f"optim={str(args.optim)!r} {why}", "choose another optim, such as 'adamw_torch'")
+        if word in optimizer:
+            yield _limit(f"optim={optimizer!r} {why}", "choose another optim, such as 'adamw_torch'")
     if args.n_gpu > 1:
         yield _limit(
             f"{args.n_gpu} GPUs in one process work on copies of the model, and methods act on the model itself",

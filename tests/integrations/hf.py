@@ -23,22 +23,26 @@ class Net(nn.Sequential):
         return {"logits": super().forward(pixel_values)}
 
 
-class Ordered(CounterpointTrainer):
-    """Takes the samples in their order, and notes the loss of each step."""
+class Noting(CounterpointTrainer):
+    """Notes the loss of each step."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         self.losses: list[float] = []
         super().__init__(*given, **named)
-
-    def _get_train_sampler(self, *given: Any) -> SequentialSampler:
-        assert self.train_dataset is not None
-        return SequentialSampler(self.train_dataset)
 
     def training_step(self, *given: Any, **named: Any) -> Tensor:
         loss = super().training_step(*given, **named)
         if self.accelerator.sync_gradients:
             self.losses.append(loss.item())
         return loss
+
+
+class Ordered(Noting):
+    """Takes the samples in their order."""
+
+    def _get_train_sampler(self, *given: Any) -> SequentialSampler:
+        assert self.train_dataset is not None
+        return SequentialSampler(self.train_dataset)
 
 
 def net() -> Net:
@@ -69,20 +73,26 @@ def arguments(folder: Path, **changes: Any) -> TrainingArguments:
 
 
 def trainer(
-    folder: Path, plan: cp.Plan, model: nn.Module | None = None, options: dict[str, Any] | None = None, **changes: Any
-) -> Ordered:
+    folder: Path,
+    plan: cp.Plan,
+    model: nn.Module | None = None,
+    options: dict[str, Any] | None = None,
+    *,
+    kind: type[Noting] = Ordered,
+    **changes: Any,
+) -> Noting:
     """A trainer of the recipe's model on its samples; ``changes`` are of the arguments."""
     made = net() if model is None else model
     args = arguments(folder, **changes)
-    given = {
+    given: dict[str, Any] = {
         "train_dataset": samples(args.gradient_accumulation_steps),
         "eval_dataset": samples()[:40],
         "optimizers": (recipe.optimizer(made), None),
     }
-    return Ordered(made, args, plan=plan, **{**given, **(options or {})})
+    return kind(made, args, plan=plan, **{**given, **(options or {})})
 
 
-def result(trained: Ordered) -> recipe.Result:
+def result(trained: Noting) -> recipe.Result:
     """What a run ended with."""
     return recipe.result(trained.engine, trained.losses)
 
