@@ -41,7 +41,11 @@ def _tuple_of_names(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-Names = Annotated[tuple[str, ...], pydantic.BeforeValidator(_tuple_of_names)]
+Names = Annotated[
+    tuple[str, ...],
+    pydantic.BeforeValidator(_tuple_of_names),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
 
 
 class Algorithm(BaseModel, Generic[DrawsT]):
