@@ -16,6 +16,7 @@ LAWS = {
     "1 evaluations": "evaluations",
     "2 lists": "other orders of a list that gave the same fingerprint and the same order of steps",
     "2 bits": "of these, orders whose batch was compared as well, bit by bit",
+    "2 trainings": "trainings of another order of the list that ended with the same weights, bit by bit",
     "2 lists that decide otherwise": "orders that turn a pair which the list decides, not compared",
     "3 targets": "batches whose targets were compared with the formulas of what was drawn",
     "3 targets that changed": "of these, batches whose targets are no longer those of the data",
@@ -40,6 +41,7 @@ class Tally:
     refused: int = 0
     lengths: int = 0
     codes: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
     shares: dict[str, Counter[str]] = field(default_factory=dict)
     compared: Counter[str] = field(default_factory=Counter)
 
@@ -62,9 +64,11 @@ class Tally:
 
     def __str__(self) -> str:
         total = self.accepted + self.refused
+        broken = len(self.violations)
         mean = self.lengths / max(self.accepted, 1)
         lines = [
-            f"{total} cases: {self.accepted} accepted, {self.refused} refused, 0 violations",
+            f"{total} cases: {self.accepted} accepted, {self.refused} refused, {broken} violations",
+            *self.violations,
             f"methods in an accepted list: {mean:.2f} on average",
             "refused with, of the refused:",
             f"  {_shares(self.codes, self.refused)}",

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
+import numpy
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+import counterpoint as cp
 from counterpoint.core.faults import CODES
 from tests.laws.case import Composition
 from tests.laws.laws import hold
 from tests.laws.mistakes import MISTAKES, NOT_BY_A_LIST
-from tests.laws.settings import registered, registered_losses
+from tests.laws.reference import reference_of
+from tests.laws.settings import legal, registered, registered_losses
 from tests.laws.strategy import KINDS, compositions
 from tests.laws.tally import LAWS, Tally
 
+BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, Warning)
+"""What is raised where a law does not hold: by the law itself, or by what was to run."""
+
 
 def run_laws(cases: int) -> Tally:
-    """Hold so many random cases to the laws, and count what became of them."""
+    """Hold so many random cases to the laws, and count what became of them; whatever is raised is a violation."""
     tally = Tally()
 
     @settings(
@@ -30,7 +37,10 @@ def run_laws(cases: int) -> Tally:
     )
     @given(compositions())
     def check(case: Composition) -> None:
-        hold(case, tally)
+        try:
+            hold(case, tally)
+        except BROKEN as error:
+            tally.violations.append(f"composition({case.number}): {type(error).__name__}: {error}")
 
     run: Callable[[], None] = check
     run()
@@ -39,6 +49,7 @@ def run_laws(cases: int) -> Tally:
 
 def check_richness(tally: Tally, *, least: float) -> None:
     """Check that the accepted cases are long, and hold everything that there is in a share of at least ``least``."""
+    assert not tally.violations, str(tally)
     assert tally.accepted >= 0.6 * (tally.accepted + tally.refused), str(tally)
     assert tally.lengths >= 3 * tally.accepted, str(tally)
     there = {
@@ -63,6 +74,23 @@ def check_richness(tally: Tally, *, least: float) -> None:
 
 def test_every_code_has_a_mistake_that_causes_it() -> None:
     assert MISTAKES.keys() == CODES.keys() - NOT_BY_A_LIST
+
+
+class Odd(cp.Algorithm[None], name="odd"):
+    """A plugin's method, of which nobody said what its setting may be, or what it does to targets."""
+
+    table: dict[str, int]
+
+    @cp.transform(targets=cp.MIXABLE, law=cp.Law.REDISTRIBUTE)
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch
+
+
+def test_a_new_method_is_drawn_or_the_suite_says_what_it_must_be_told() -> None:
+    with pytest.raises(AssertionError, match=r"say in SPECIAL what odd\.table may be"):
+        legal(Random(0), "odd", Odd)
+    with pytest.raises(AssertionError, match="say here by what formula odd edits targets"):
+        reference_of(Odd(table={}), 1, numpy.zeros(1))
 
 
 def test_the_laws_hold() -> None:

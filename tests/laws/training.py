@@ -60,10 +60,11 @@ def faults_of(algorithms: Sequence[object], facts: dict[str, Any]) -> tuple[cp.F
     return ()
 
 
-def trains(case: Composition, plan: cp.Plan, tally: Tally) -> bool:
+def trains(case: Composition, plan: cp.Plan, tally: Tally) -> list[Tensor] | None:
     """Law 1, second half: an accepted plan runs three steps and an evaluation under the contract check.
 
-    A model that a method cannot work on is refused when the engine is made, before anything runs.
+    Returns the weights after them; ``None`` where the model is one that a method cannot work on, which is refused when
+    the engine is made, before anything runs.
     """
     model = case.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -74,7 +75,7 @@ def trains(case: Composition, plan: cp.Plan, tally: Tally) -> bool:
         codes = {fault.code for fault in error.faults}
         assert case.aim is None or case.aim in codes, f"{case.aim} was put in, and {codes} found"
         tally.refuse(codes)
-        return False
+        return None
     assert case.aim is None, f"{case.aim} was put in, and nothing found"
     engine.optimizer = optimizer
     with engine.fit(), engine.epoch():
@@ -86,7 +87,7 @@ def trains(case: Composition, plan: cp.Plan, tally: Tally) -> bool:
             assert torch.isfinite(model(plan.prepare(case.inputs(0), case.targets(0))[0])).all()
             tally.count("1 evaluations")
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    return True
+    return list(model.parameters())
 
 
 def train(engine: cp.Engine, case: Composition, step: int) -> None:
