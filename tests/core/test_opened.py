@@ -135,6 +135,62 @@ def test_a_pass_that_was_left_out_is_found_for_each_batch() -> None:
             engine.step(closure)
 
 
+def test_a_second_run_is_held_to_its_spans_too() -> None:
+    engine, runs = make(check([ManifoldMixup(module="1"), Twice()])), iter([True, False])
+    with engine.batch(*data(0)) as batch:
+
+        def closure() -> Tensor:
+            if next(runs):
+                return backward(engine, batch)
+            loss = engine.plan.loss(engine.model(batch.inputs), batch.targets)
+            loss.backward()
+            return loss.detach()
+
+        with pytest.raises(cp.EngineRequiredError, match="the passes over batch 0 fired none"):
+            engine.step(closure)
+
+
+def test_spans_of_a_batch_that_failed_do_not_count_for_the_next() -> None:
+    engine = make(check([ManifoldMixup(module="1")]))
+
+    def fail() -> None:
+        with engine.batch(*data(0)) as batch:
+            backward(engine, batch)
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    with engine.batch(*data(0)), pytest.raises(cp.EngineRequiredError, match="the passes over batch 0 fired none"):
+        engine.step(lambda: torch.zeros(()), ran=torch.zeros(()))
+
+
+def test_on_holds_for_its_context_alone() -> None:
+    engine = make(check(["mixup"]))
+    with ExitStack() as opened:
+        group(engine, opened)
+        last = engine.draws()["mixup"].perm
+        with engine.on(0):
+            assert not torch.equal(engine.draws()["mixup"].perm, last)
+            with engine.on(1):
+                assert torch.equal(engine.draws()["mixup"].perm, last)
+            assert not torch.equal(engine.draws()["mixup"].perm, last)
+        assert torch.equal(engine.draws()["mixup"].perm, last)
+
+
+def test_the_average_moves_once_a_step_by_what_its_schedule_says() -> None:
+    engine, wanted = make(check([EMA(half_life=10, every=2, warmup=False)])), {}
+    for step in range(3):
+        with ExitStack() as opened:
+            batches = group(engine, opened)
+            engine.step(lambda batches=batches: sum((backward(engine, b) for b in batches), torch.zeros(())))
+        now = {name: value.clone() for name, value in engine.model.state_dict().items()}
+        moved = 1 - 0.5 ** (2 / 10)
+        wanted = {name: wanted[name].lerp(now[name], moved) for name in now} if step else now
+    with engine.evaluation():
+        for name, value in engine.model.state_dict().items():
+            assert torch.equal(value, wanted[name])
+
+
 def test_on_names_an_open_batch() -> None:
     engine = make(check([]))
     with engine.batch(*data(0)), pytest.raises(cp.RunError, match=r"engine.on\(1\): 1 device batches are open"):

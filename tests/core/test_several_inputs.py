@@ -82,13 +82,15 @@ def test_shapes_may_differ_where_methods_act_on_whole_samples() -> None:
     [
         (["mixup", "cutout"], "cutout"),
         (["cutmix"], "cutmix"),
+        (["trivial_augment"], "trivial_augment"),
+        ([{"name": "normalize", "mean": [0.5], "std": [0.25]}], "normalize"),
         ([{"name": "one_of", "algorithms": ["mixup", "cutmix"]}], "one_of"),
     ],
     ids=str,
 )
 def test_shapes_must_be_equal_where_a_method_looks_inside_samples(methods: list[Any], named: str) -> None:
     with pytest.raises(cp.DataError, match=rf"{named} edits positions or channels.* \(3, 8, 8\), \(3, 4, 4\)"):
-        plan(methods)((images(0, 3, 8, 8), images(1, 3, 4, 4)), Y, step=0)
+        plan(methods, "unit")((images(0, 3, 8, 8), images(1, 3, 4, 4)), Y, step=0)
 
 
 def test_each_must_be_what_was_stated() -> None:
@@ -126,6 +128,22 @@ class TestMemory:
         edited, _ = composed(views, Y, step=0, donate=True)
         assert torch.equal(both, kept)
         assert all(torch.equal(result, right) for result, right in zip(edited, wanted, strict=True))
+
+
+class Copies(cp.Algorithm[None], name="copies"):
+    """Makes new inputs of large values, and leaves others as they are."""
+
+    @cp.transform(inputs=cp.IMAGE, law=cp.Law.CONVEX)
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch.with_inputs(batch.inputs / 2) if batch.inputs.mean() > 1 else batch
+
+
+def test_memory_is_the_plans_only_where_all_of_it_is() -> None:
+    views = (images(0, 3, 8, 8), images(1, 3, 8, 8) + 2)
+    kept = [view.clone() for view in views]
+    edited, _ = plan([Copies(before="cutout"), "cutout"])(views, Y, step=0)
+    assert all(torch.equal(view, before) for view, before in zip(views, kept, strict=True))
+    assert (edited[0] == 0).any()
 
 
 class Touches(cp.Algorithm[None], name="touches"):

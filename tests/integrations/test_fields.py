@@ -272,6 +272,12 @@ def test_a_dataclass_is_copied_and_not_built_again() -> None:
         frozen.a = None  # type: ignore[misc]
 
 
+def test_what_a_mapping_knows_beside_its_items_is_kept() -> None:
+    batch = BatchEncoding({"x": torch.zeros(1), "y": torch.zeros(1)}, n_sequences=2)
+    written = Fields(("x",), "y").write(batch, [torch.ones(1)], torch.ones(1))
+    assert (written.n_sequences, written["x"].item(), batch["x"].item()) == (2, 1.0, 0.0)
+
+
 def test_a_container_that_cannot_be_made_anew_is_refused() -> None:
     class Odd(tuple[Any, ...]):
         def __new__(cls, one: Any, two: Any) -> Odd:
