@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ from counterpoint.core.member import named
 from counterpoint.trainer.components import ComponentOf
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.explain import config_error, plain_fault
-from counterpoint.trainer.yaml import load_config, read_config
+from counterpoint.trainer.yaml import read_config
 
 if TYPE_CHECKING:
     from counterpoint.trainer.trainer import Trainer
@@ -30,12 +31,14 @@ def train_config(
     path: str, overrides: Sequence[str], *, resume: bool, overwrite: bool, allow_changes: bool = False
 ) -> None:
     """Train as the config at ``path`` says."""
-    config = load_config(path, overrides)
+    config = _checked(path, overrides)
     trainer = _trainer(path, config)
     if config.run_dir is None:
         raise ConfigError(
             f"{path}: run_dir: is missing; write the folder to keep the run in, such as `run_dir: runs/1`"
         )
+    with _told(path):
+        trainer.data.verify()
     try:
         trainer.fit(resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     except RunDirectoryError as error:
@@ -101,8 +104,15 @@ def _trainer(path: str, config: RunConfig) -> Trainer:
     """Make everything that a run needs, before anything is trained or written; every fault names the file."""
     from counterpoint.trainer.trainer import Trainer  # slow to import, which a wrong config should not wait for
 
-    try:
+    with _told(path):
         return Trainer(config)
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Name the file in what is wrong with a config, its data or its machine, each fault with its code and its fix."""
+    try:
+        yield
     except CompositionError as error:
         raise config_error(path, error.faults) from None
     except (ConfigError, DataError, RunDirectoryError) as error:

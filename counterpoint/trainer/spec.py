@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,13 +75,22 @@ class RandomDataset(Dataset[Example]):
         return self.example(index, Rng(0, "example", index))
 
 
+def _whole() -> None:
+    """Take the data as it is."""
+
+
 @dataclass(frozen=True)
 class DataModule:
-    """The two data sets of a run, both map-style with items (input, target), and the facts that hold for both."""
+    """The two data sets of a run, both map-style with items (input, target), and the facts that hold for both.
+
+    ``verify()`` looks at what takes too long for a mere check of a config, such as every file; a run calls it before
+    anything is written. It raises ``DataError`` if the data is not whole.
+    """
 
     train: SizedDataset
     evaluation: SizedDataset
     spec: DataSpec
+    verify: Callable[[], None] = _whole
 
 
 class DatasetConfig(Component):

@@ -49,7 +49,8 @@ class Summary:
 class Trainer:
     """Trains a model by a config, with the methods that it lists checked and composed.
 
-    Making a trainer checks everything and writes nothing; ``plan`` is what was composed. ``fit`` trains.
+    Making a trainer checks everything and writes nothing; ``plan`` is what was composed. ``fit`` reads through what
+    data there is in files, and trains.
 
     Args:
         config: a ``RunConfig``, what one is parsed from, or the path of a YAML file.
@@ -140,10 +141,11 @@ class Trainer:
             CheckpointError: the run to resume differs from this one, none of its checkpoints is whole, or one cannot
                 be written.
             NonFiniteLossError: the loss became NaN or infinite.
-            DataError: a batch is not what the data was said to hold.
+            DataError: the data is not whole, or a batch is not what it was said to hold.
         """
         if self._has_run:
             raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
+        self.data.verify()
         report = make_report(active=self._accelerator.is_main_process)
         with signals_held() as stop, ExitStack() as held:
             if self._folder is not None:

@@ -9,6 +9,7 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
+import counterpoint as cp
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
 from counterpoint.trainer.data import Digits, ImageFolder
@@ -249,7 +250,24 @@ def test_what_is_wrong_with_a_folder_is_found_before_training(tmp_path: Path, sp
     root = tmp_path / "images"
     message = spoil(root)
     with pytest.raises(DataError, match=message):
-        ImageFolder(root=str(root), size=8).build()
+        ImageFolder(root=str(root), size=8).build().verify()
+
+
+def test_files_are_read_through_once_and_only_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr("counterpoint.trainer.images.check_images", read.extend)
+    write_images(tmp_path)
+    config = {
+        "task": "multiclass",
+        "data": {"name": "image_folder", "root": str(tmp_path), "size": 8, "batch_size": 4},
+        "model": {"name": "mlp", "hidden": 4},
+        "max_duration": "1ba",
+    }
+    trainer = cp.Trainer(config)
+    assert read == []
+    trainer.data.verify()
+    trainer.fit()
+    assert sorted(read) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_an_image_that_breaks_later_is_named(tmp_path: Path) -> None:
