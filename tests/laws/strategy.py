@@ -149,7 +149,7 @@ def a_draft(dice: Random) -> Draft:
         "loss": module,
         "batch_size": dice.choice([1, 2, 3, 3, 4, 4, 5]),
         "steps_per_epoch": 2,
-        "max_duration": "4ba",
+        "max_duration": "3ba",
         "seed": dice.randrange(2**32),
         "strict_order": dice.random() < 0.1,
         "model_inputs": set(KINDS) if dice.random() < 0.85 else None,
