@@ -203,9 +203,9 @@ class CounterpointTrainer(Trainer):
                 f"this Trainer has trained {self.engine.batches} batches, and would go on from {state.global_step}: "
                 "make a new one, or resume from its last checkpoint"
             )
-        accumulated = self.args.gradient_accumulation_steps
-        epoch = -(-len(loader) // accumulated) if has_length(loader) else None
-        check_length(self.engine.plan, steps=state.max_steps, epoch=epoch)
+        # What happens to batches at the end of an epoch that make no whole step depends on the Trainer's version.
+        whole, rest = divmod(len(loader), self.args.gradient_accumulation_steps) if has_length(loader) else (0, 1)
+        check_length(self.engine.plan, steps=state.max_steps, epoch=None if rest else whole)
         self.engine.optimizer = self.optimizer
         self._spans.begin(self.engine.fit())
 
