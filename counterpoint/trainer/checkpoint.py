@@ -21,8 +21,10 @@ from counterpoint.core.errors import CheckpointError
 
 __all__ = [
     "Checkpoint",
+    "checkpoint_path",
     "join_optimizer",
     "latest_checkpoint",
+    "list_checkpoints",
     "prune_checkpoints",
     "set_aside",
     "split_optimizer",
@@ -50,13 +52,18 @@ class Checkpoint:
         }
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is, once it is whole."""
+    return folder / f"step-{step:08d}"
+
+
 def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint as ``folder/step-…`` and return that path.
 
     It is written under a temporary name, flushed to the disk, and renamed, so that under its own name it is whole.
     Raises ``CheckpointError`` if it cannot be written.
     """
-    final = folder / f"step-{step:08d}"
+    final = checkpoint_path(folder, step)
     partial = folder / _PARTIAL.format(final.name)
     try:
         folder.mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from counterpoint.core.durations import Duration
 from counterpoint.core.engine import Engine
 from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
-from counterpoint.trainer.checkpoint import Checkpoint, prune_checkpoints, write_checkpoint
+from counterpoint.trainer.checkpoint import Checkpoint, checkpoint_path, prune_checkpoints, write_checkpoint
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import EvaluationMetrics, TrainingMetrics
 from counterpoint.trainer.passes import Passes, as_mean
@@ -220,10 +220,16 @@ class Loop:
             return
         size = self._folder.metrics_size if self._accelerator.is_main_process else 0
         checkpoint = self._snapshot.take(
-            self._config, total=self._total, metrics_size=size, measured=self._is_measured, lr=self._lr
+            self._config,
+            total=self._total,
+            metrics_size=size,
+            measured=self._is_measured,
+            lr=self._lr,
+            processes=self._accelerator.num_processes,
+            batch_size=self._job.sampler.batch_size,
         )
         if self._accelerator.is_main_process:
-            path = write_checkpoint(self._folder.checkpoints, self.step, checkpoint)
+            write_checkpoint(self._folder.checkpoints, self.step, checkpoint)
             prune_checkpoints(self._folder.checkpoints, _KEPT_CHECKPOINTS)
-            self._watch.go_back = f"the last checkpoint is {path}"
         self._accelerator.wait_for_everyone()
+        self._watch.go_back = f"the last checkpoint is {checkpoint_path(self._folder.checkpoints, self.step)}"

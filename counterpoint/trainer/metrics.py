@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -147,4 +148,7 @@ class EvaluationMetrics:
 
 
 def _values(prefix: str, metrics: Mapping[str, Metric]) -> dict[str, float]:
-    return {f"{prefix}_{name}": float(metric.compute()) for name, metric in metrics.items()}
+    with warnings.catch_warnings():
+        # Of few examples some processes have none, and still add to what all compute together.
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
+        return {f"{prefix}_{name}": float(metric.compute()) for name, metric in metrics.items()}

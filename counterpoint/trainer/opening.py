@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from counterpoint.core.errors import CheckpointError
@@ -10,7 +11,6 @@ from counterpoint.trainer.checkpoint import Checkpoint, latest_checkpoint, set_a
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.report import Report
 from counterpoint.trainer.rundir import RunDirectory
-from counterpoint.trainer.snapshot import differences
 from counterpoint.trainer.yaml import dump_config
 
 __all__ = ["Begin", "find_begin", "make_ready"]
@@ -23,14 +23,24 @@ class Begin:
     checkpoint: Checkpoint | None = None
     is_finished: bool = False
 
+    def __str__(self) -> str:
+        """Name the checkpoint."""
+        return "no checkpoint" if self.checkpoint is None else f"the checkpoint of step {self.checkpoint.data['step']}"
+
 
 def find_begin(
-    folder: RunDirectory, config: RunConfig, plan: Plan, report: Report, *, total: int, allow_changes: bool
+    folder: RunDirectory,
+    report: Report,
+    differences: Callable[[Checkpoint], list[str]],
+    *,
+    total: int,
+    allow_changes: bool,
 ) -> Begin:
     """Find where the run in a folder is to be gone on with, for ``total`` steps; nothing is written.
 
     A finished run that is to be longer goes on after its last checkpoint. What differs between the run there and this
-    one is told. Raises ``CheckpointError`` if anything does without ``allow_changes``, or no checkpoint is whole.
+    one, as ``differences`` lists it, is told. Raises ``CheckpointError`` if anything does without ``allow_changes``, or
+    no checkpoint is whole.
     """
     checkpoint, broken = latest_checkpoint(folder.checkpoints)
     for text in broken:
@@ -42,7 +52,7 @@ def find_begin(
                 "choose another run_dir, or start afresh with --overwrite"
             )
         return Begin()
-    changes = differences(checkpoint, config, plan.fingerprint)
+    changes = differences(checkpoint)
     if changes and not allow_changes:
         head = "the run to resume differs from this one, so that it would not go on as it began:"
         ways = "undo this, choose another run_dir, start afresh with --overwrite, or go on with --allow-changes"

@@ -119,7 +119,7 @@ def peers(accelerator: Accelerator, go_back: Callable[[], str]) -> Iterator[None
         number, count = accelerator.process_index, accelerator.num_processes
         raise RunError(
             f"process {number} of {count} ends, because another process of this run has ended or answers no more; the "
-            f"output of that one says why; {go_back()} (the error of the connection: {str(error).splitlines()[0]})"
+            f"output of that one says why; {go_back()} (the connection: {str(error).split('. ')[0]})"
         ) from error
 
 

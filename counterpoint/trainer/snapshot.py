@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -13,9 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CheckpointError
+from counterpoint.core.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, join_optimizer, split_optimizer
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import TrainingMetrics
+from counterpoint.trainer.split import Split, split_changes
 
 __all__ = ["Snapshot", "differences"]
 
@@ -95,17 +97,27 @@ class Snapshot:
             group.update({**own, "params": group["params"], "lr": rate * factor(self.scheduler.last_epoch)})
 
 
-def differences(checkpoint: Checkpoint, config: RunConfig, fingerprint: str) -> list[str]:
-    """Return what differs between the run that wrote a checkpoint and that of ``config``, a line each."""
+def differences(checkpoint: Checkpoint, config: RunConfig, plan: Plan, split: Split, model: nn.Module) -> list[str]:
+    """Return what differs between the run that wrote a checkpoint and this one, a line each.
+
+    Another number of processes is no difference where training goes on as it began, but for rounding: on the same
+    global batches, and with nothing that depends on how they are split.
+    """
+    began = Split(int(checkpoint.data["processes"]), int(checkpoint.data["batch_size"]))
+    changes = split_changes(began, split, plan, model)
+    alike = began.processes != split.processes and not changes
+    ignored = _MAY_DIFFER | {"data.batch_size"} if alike else _MAY_DIFFER
     before, now = _flat(checkpoint.data["config"]), _flat(config.resolved())
     differing = [
         f"  {key}: was {before.get(key, 'not set')!r}, is {now.get(key, 'not set')!r}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and key.partition(".")[0] not in _MAY_DIFFER
+        if before.get(key) != now.get(key) and not {key, key.partition(".")[0]} & ignored
     ]
-    if not differing and checkpoint.data["fingerprint"] != fingerprint:
+    differing += [f"  processes: were {began.processes}, are {split.processes}: {change}" for change in changes]
+    same_batches = replace(plan, facts=replace(plan.facts, batch_size=began.batch_size)) if alike else plan
+    if not differing and checkpoint.data["fingerprint"] != same_batches.fingerprint:
         was = checkpoint.data["fingerprint"]
-        return [f"  the plan: was {was}, is {fingerprint} (other data, or another version)"]
+        return [f"  the plan: was {was}, is {plan.fingerprint} (other data, or another version)"]
     return differing
 
 

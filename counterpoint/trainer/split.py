@@ -45,7 +45,7 @@ def split_changes(before: Split, now: Split, plan: Plan, model: nn.Module) -> li
     if before.processes == now.processes:
         return []
     found = [] if before.total == now.total else [f"the global batch was {before} examples, and is {now}"]
-    names = [member.identity for member in plan.members if _is_split(member)]
+    names = sorted(member.identity for member in plan.members if _is_split(member))
     found += [f"{', '.join(names)} would get other draws, or act among other samples"] if names else []
     return [*found, *(f"{layers} would compute on other batches" for layers in _layers(model))]
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from counterpoint.core.effects import Phase
@@ -18,23 +15,25 @@ from counterpoint.core.errors import ConfigError, RunError
 from counterpoint.core.fitting import check_model
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
-from counterpoint.trainer.checkpoint import Checkpoint
+from counterpoint.trainer.checkpoint import Checkpoint, list_checkpoints
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.lock import locked
 from counterpoint.trainer.opening import Begin, find_begin, make_ready
 from counterpoint.trainer.own import bring_together
 from counterpoint.trainer.planning import plan_run, total_batches
+from counterpoint.trainer.processes import check_agreement, make_accelerator, peers
 from counterpoint.trainer.report import Report, make_report
 from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import EpochSampler
+from counterpoint.trainer.snapshot import differences
 from counterpoint.trainer.spec import DatasetConfig, DataSpec, SizedDataset
+from counterpoint.trainer.split import Split, microbatch_notes
 from counterpoint.trainer.stop import Stop, signals_held
 from counterpoint.trainer.yaml import load_config
 
 __all__ = ["Summary", "Trainer"]
 
 _BATCH_SIZE = DatasetConfig.model_fields["batch_size"].default
-_PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Trainer:
         self._folder = None if self.config.run_dir is None else RunDirectory(self.config.run_dir)
         if self._folder is not None:
             self._folder.check(resume=True)
-        self._accelerator = _make_accelerator(self.config.precision)
+        self._accelerator = make_accelerator(self.config.precision)
         self.model, self.data, outputs = bring_together(
             self.config,
             self._accelerator.device,
@@ -125,6 +124,17 @@ class Trainer:
         )
         self._has_run = False
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the plan cannot say: how the model, and the number of processes, change what it does."""
+        split = self._split
+        several = [f"{split.processes} processes: the global batch is {split} examples"] if split.processes > 1 else []
+        return (*several, *microbatch_notes(self.plan, self.model))
+
+    @property
+    def _split(self) -> Split:
+        return Split(self._accelerator.num_processes, self._sampler.batch_size)
+
     def fit(self, *, resume: bool = False, overwrite: bool = False, allow_changes: bool = False) -> Summary:
         """Train to the end, once.
 
@@ -142,9 +152,20 @@ class Trainer:
                 be written.
             NonFiniteLossError: the loss became NaN or infinite.
             DataError: the data is not whole, or a batch is not what it was said to hold.
+            RunError: another process of the run has ended, or differs from this one.
         """
         if self._has_run:
             raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
+        with peers(self._accelerator, self._go_back):
+            return self._fit(resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+
+    def _go_back(self) -> str:
+        """Say what there is to go on from."""
+        kept = [] if self._folder is None else list_checkpoints(self._folder.checkpoints)
+        return f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint to go back to"
+
+    def _fit(self, *, resume: bool, overwrite: bool, allow_changes: bool) -> Summary:
+        """Train to the end."""
         self.data.verify()
         report = make_report(active=self._accelerator.is_main_process)
         with signals_held() as stop, ExitStack() as held:
@@ -157,7 +178,7 @@ class Trainer:
                 report.message(f"{self._folder.path} holds this run, finished; nothing is left to do")
                 return Summary(int(begin.checkpoint.data["step"]), self._folder.last_metrics(), self._folder.model)
             self._has_run = True
-            report.message(self.plan.explain())
+            report.message("\n".join([self.plan.explain(), *self.notes]))
             if self.config.compile:
                 report.message("compiling the plan: some of the first batches take seconds longer")
             summary = self._train(begin.checkpoint, report, stop)
@@ -185,55 +206,36 @@ class Trainer:
         )
         if checkpoint is not None:
             loop.restore(checkpoint)
-            report.message(f"resumed after step {loop.step}")
+            began = int(checkpoint.data["processes"])
+            other = f" (begun by {began} processes)" if began != self._split.processes else ""
+            report.message(f"resumed after step {loop.step}{other}")
         is_done = loop.run()
         path = None if self._folder is None else self._folder.model
         return Summary(loop.step, loop.metrics, path) if is_done else None
 
     def _begin(self, report: Report, *, resume: bool, overwrite: bool, allow_changes: bool) -> Begin:
         """Make the folder ready for the run, and return where it begins."""
-        folder = self._folder
-        if folder is None:
-            return Begin()
-        begin = Begin()
-        if resume:
+        folder, begin = self._folder, Begin()
+        if resume and folder is not None:
             total = total_batches(self.config, self._sampler)
-            begin = find_begin(folder, self.config, self.plan, report, total=total, allow_changes=allow_changes)
+            begin = find_begin(folder, report, self._differences, total=total, allow_changes=allow_changes)
+        check_agreement({"plan": self.plan.fingerprint, "checkpoint": str(begin)})
+        if folder is None:
+            return begin
         self._accelerator.wait_for_everyone()  # every process has looked before the first one writes
         if self._accelerator.is_main_process and not begin.is_finished:
             make_ready(folder, self.config, self.plan, begin, overwrite=overwrite)
         self._accelerator.wait_for_everyone()
         return begin
 
+    def _differences(self, checkpoint: Checkpoint) -> list[str]:
+        return differences(checkpoint, self.config, self.plan, self._split, self.model)
+
 
 def _read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
     if isinstance(config, RunConfig):
         return config
     return RunConfig.parse(config) if isinstance(config, Mapping) else load_config(config)
-
-
-def _make_accelerator(precision: str) -> Accelerator:
-    """Make the object that knows devices, processes and mixed precision.
-
-    Raises ``ConfigError`` for a precision that the device cannot compute in, and ``RunError`` if several processes
-    were started that do not know of each other.
-    """
-    # Accelerate keeps the precision of the first accelerator of a process; another trainer may have had another.
-    if AcceleratorState._shared_state.get("_mixed_precision") not in (None, _PRECISIONS[precision]):
-        AcceleratorState._reset_state()
-    try:
-        accelerator = Accelerator(mixed_precision=_PRECISIONS[precision])
-    except ValueError as error:
-        raise ConfigError(f"precision: {precision!r} cannot be used here: {error}") from error
-    if precision == "fp16" and accelerator.scaler is None:
-        raise ConfigError("precision: 'fp16' needs a GPU; write `precision: bf16` or `precision: fp32`")
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != accelerator.num_processes:
-        raise RunError(
-            f"{started} processes were started, and Accelerate knows of {accelerator.num_processes}; "
-            "on CPUs, set ACCELERATE_USE_CPU=true"
-        )
-    return accelerator
 
 
 def _check_precision(precision: str, plan: Plan) -> None:

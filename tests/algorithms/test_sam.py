@@ -301,7 +301,7 @@ class TestRefused:
     @pytest.mark.parametrize("name", ["sam", "gradient_clipping"])
     def test_fp16_in_the_trainer(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         # A CPU refuses fp16 by itself; what follows there is what a GPU would be told.
-        monkeypatch.setattr(trainer_module, "_make_accelerator", lambda precision: Accelerator(cpu=True))
+        monkeypatch.setattr(trainer_module, "make_accelerator", lambda precision: Accelerator(cpu=True))
         config = {"task": "multiclass", "data": "digits", "model": "mlp", "max_duration": "1ba", "precision": "fp16"}
         cp.Trainer({**config, "algorithms": ["mixup", "ema"]})
         with pytest.raises(cp.ConfigError, match=f"'fp16' scales the gradients.*, which {name} would use.*bf16"):
