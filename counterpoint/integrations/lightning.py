@@ -77,6 +77,7 @@ class CounterpointCallback(pl.Callback):
         # Surgery comes before the checkpoint, the distributed wrapper and the optimizer, and after all layers are made.
         built = "configure_model" if is_overridden("configure_model", pl_module) else "setup"
         self._waiting.enter_context(_instead(pl_module, built, partial(self._make_engine, trainer, pl_module)))
+        self._waiting.enter_context(_instead(pl_module, "on_load_checkpoint", partial(self._restore, trainer)))
         if stage == "fit":
             self._waiting.enter_context(_instead(trainer.fit_loop, "run", partial(self._fit, trainer, pl_module)))
         else:
@@ -99,11 +100,13 @@ class CounterpointCallback(pl.Callback):
         """Take back what ``state_dict`` returned; raises ``CheckpointError`` for that of other methods."""
         self.engine.load_state_dict(state_dict)
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Refuse to go on from a run without this callback, whose batches nobody has counted."""
-        if trainer.state.fn == "fit" and self.state_key not in checkpoint["callbacks"]:
+    def _restore(self, trainer: pl.Trainer, load: Callable[..., None], checkpoint: dict[str, Any]) -> None:
+        """Take back the state for evaluations too, where not every Lightning restores callbacks."""
+        load(checkpoint)
+        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        if state:
+            self.engine.load_state_dict(state)
+        elif trainer.state.fn == "fit":
             raise CheckpointError(
                 "the checkpoint is of a run without CounterpointCallback, so that nobody knows which batch comes next: "
                 "start a new run from its weights, by load_from_checkpoint and trainer.fit without ckpt_path"

@@ -2,57 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 import counterpoint as cp
-from counterpoint.integrations.lightning import CounterpointCallback
 from tests.integrations import recipe
-from tests.integrations.lit import QUIET, Module, make_trainer
-
-pytestmark = QUIET
-
-
-class Ranked(Module):
-    """Trains on every second batch, those of its process."""
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(mine(self.trainer.global_rank), batch_size=None)
+from tests.integrations.lit import Module
+from tests.integrations.lit_ranks import mine
 
 
-def mine(rank: int) -> list[tuple[Tensor, Tensor]]:
-    return recipe.batches(2)[rank::2]
-
-
-class Reports(pl.Callback):
-    """Writes what each process ended with."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        (callback,) = (held for held in trainer.callbacks if isinstance(held, CounterpointCallback))
-        ended = {**pl_module.state_dict(), **callback.state_dict()}
-        torch.save(ended, self.folder / f"{trainer.global_rank}.pt")
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(("sam", "parts"), [(False, 1), (True, 2)], ids=["recipe", "sam-2"])
 def test_two_processes_equal_one_with_the_batches_of_both(sam: bool, parts: int, tmp_path: Path) -> None:
-    plan = recipe.plan(sam=sam)
-    settings = {"strategy": "ddp_fork", "devices": 2, "use_distributed_sampler": False}
-    callbacks = [CounterpointCallback(plan, criterion="criterion"), Reports(tmp_path)]
-    make_trainer(*callbacks, accumulate_grad_batches=parts, **settings).fit(Ranked())
+    # A process of its own forks: one that has run other tests may hold locks that its children wait for.
+    script = [sys.executable, "-m", "tests.integrations.lit_ranks", tmp_path, "sam" if sam else "plain", str(parts)]
+    done = subprocess.run(
+        script, capture_output=True, text=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first.keys() == second.keys()
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
-    alone = together(plan, parts)
+    alone = together(recipe.plan(sam=sam), parts)
     # Means over the processes are summed in another order than those over the batches of one.
     for name, value in {**alone.model.state_dict(), **alone.state_dict()}.items():
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
