@@ -113,7 +113,8 @@ class AcceleratedSteps(Generic[_BatchT]):
         return outputs
 
     def _save(self, models: object, weights: object, folder: str) -> None:
-        if self.accelerator.is_main_process:
+        each_node = self.accelerator.project_configuration.save_on_each_node
+        if self.accelerator.is_local_main_process if each_node else self.accelerator.is_main_process:
             save_state(self.engine, Path(folder))
 
     def _load(self, models: object, folder: str) -> None:

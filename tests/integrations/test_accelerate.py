@@ -133,6 +133,26 @@ class TestCheckpoints:
         with safe_open(tmp_path / "counterpoint.safetensors", "pt") as file:
             assert file.metadata() == {"fingerprint": steps.engine.plan.fingerprint}
 
+    @pytest.mark.parametrize(("each_node", "writes"), [(False, False), (True, True)])
+    def test_one_process_writes_of_all_or_of_each_node(self, each_node: bool, writes: bool, tmp_path: Path) -> None:
+        """Here as the first process of the second node."""
+        saved: list[Any] = []
+        accelerator = SimpleNamespace(
+            num_processes=1,
+            process_index=0,
+            gradient_accumulation_steps=1,
+            distributed_type=DistributedType.NO,
+            scaler=None,
+            is_main_process=False,
+            is_local_main_process=True,
+            project_configuration=SimpleNamespace(save_on_each_node=each_node),
+            register_save_state_pre_hook=saved.append,
+            register_load_state_pre_hook=lambda hook: None,
+        )
+        TestRefused().build(accelerator)
+        saved[0]([], [], str(tmp_path))
+        assert (tmp_path / "counterpoint.safetensors").exists() is writes
+
     def test_one_without_our_file_is_refused(self, tmp_path: Path) -> None:
         steps, _ = make()
         steps.accelerator.save_state(str(tmp_path))
@@ -216,6 +236,30 @@ def test_batches_of_any_structure_and_a_forward_of_ones_own() -> None:
     both = AcceleratedSteps(engine, accelerator, model, fields=Fields(("one", "other"), "label"))
     assert both.step([batch, batch]).isfinite()
     assert engine.batches == 3
+
+
+def test_each_pass_is_over_its_batch() -> None:
+    """The hidden layer is mixed by the draws of the batch at hand, by which its targets were mixed."""
+    accelerator, bare = Accelerator(cpu=True), recipe.model()
+    plan = cp.compose(
+        [{"name": "manifold_mixup", "module": "1"}],
+        loss=nn.CrossEntropyLoss(),
+        task="multiclass",
+        num_classes=4,
+        inputs="normalized",
+    )
+    engine = cp.Engine(plan, model=bare, rank=0)
+    model, engine.optimizer = accelerator.prepare(bare, torch.optim.SGD(bare.parameters(), lr=0.0))
+    pair = recipe.batches()[:2]
+    found = Steps(engine, accelerator, model).step(pair)
+    losses = []
+    for step, (images, labels) in enumerate(pair):
+        mixing = plan.draws(step, cp.BatchSpec(len(images), recipe.SHAPE, 4))["manifold_mixup"]
+        hidden, lam = bare[1](images.flatten(1)), mixing.lam.float()
+        outputs = bare[3](bare[2](lam * hidden + (1 - lam) * hidden[mixing.perm]))
+        for targets, share in ((labels, lam), (labels[mixing.perm], 1 - lam)):
+            losses.append(share * nn.functional.cross_entropy(outputs, targets) / 2)
+    torch.testing.assert_close(found, torch.stack(losses).sum(), rtol=1e-5, atol=1e-6)
 
 
 SCRIPT = """
