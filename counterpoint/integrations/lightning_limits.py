@@ -43,7 +43,12 @@ def check_model(plan: Plan, criterion: str | None, trainer: pl.Trainer, module: 
 
 
 def check_length(plan: Plan, trainer: pl.Trainer) -> None:
-    """Raise ``CompositionError`` if the plan was composed for another number of batches than the run has."""
+    """Raise ``CompositionError`` if the plan was composed for another number of batches than the run has.
+
+    Lightning's ``fast_dev_run``, which tries out one batch, is let through.
+    """
+    if vars(trainer)["fast_dev_run"]:
+        return
     clock, epoch = plan.facts.clock, trainer.num_training_batches
     endless = trainer.max_epochs in (None, -1) or trainer.max_steps != -1
     total = None if endless else epoch * (trainer.max_epochs or 0)

@@ -147,7 +147,8 @@ def test_a_plan_for_a_run_of_another_length_is_refused() -> None:
     assert fixes == ["give compose steps_per_epoch=20", "give compose max_duration='3ep'"]
     assert trainer.global_step == 0
     right = compose("swa", steps_per_epoch=20, max_duration="1ep")
-    make_trainer(CounterpointCallback(right, criterion="criterion")).fit(Module(), loader())
+    for settings in ({}, {"fast_dev_run": True}):
+        make_trainer(CounterpointCallback(right, criterion="criterion"), **settings).fit(Module(), loader())
 
 
 def test_accumulation_that_begins_later_stops_the_run() -> None:
