@@ -130,14 +130,29 @@ class CounterpointTrainer(Trainer):
         plan = self.engine.plan
         prepared, targets = plan.prepare(*self.fields.read(inputs))
         outputs = self._run(model, self.fields.write(inputs, prepared, targets))
-        loss = plan.loss(_logits(outputs), targets)
-        mean, weight = as_mean(plan, loss.detach(), targets)
-        weighed = torch.as_tensor(weight, device=mean.device, dtype=mean.dtype)
-        self._evaluated.append(torch.stack([torch.where(weighed > 0, mean * weighed, 0), weighed]))
+        logits = _logits(outputs)
+        loss = plan.loss(logits, targets)
+        self._evaluated.append(self._weighed(logits, targets))
         # Where no loss is in the outputs, the Trainer takes the first of a tuple for it.
         shown = {"logits": outputs} if isinstance(outputs, Tensor) else outputs
         shown = (loss, *shown) if isinstance(shown, tuple) else shown
         return (loss, shown) if return_outputs else loss
+
+    def _weighed(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a batch times what it counts, and what it counts.
+
+        Samples that are there twice do not count: where processes would have different numbers of samples at the end
+        of the data, Accelerate fills them up with the first ones.
+        """
+        loader, size, real = self.accelerator.gradient_state, len(targets), len(targets)
+        if loader.end_of_dataloader and loader.remainder > 0:
+            real = max(0, min(size, loader.remainder - size * self.args.process_index))
+        if not real:
+            return logits.new_zeros(2)
+        loss = self.engine.plan.loss(logits[:real], targets[:real])
+        mean, weight = as_mean(self.engine.plan, loss.detach(), targets[:real])
+        weighed = torch.as_tensor(weight, device=mean.device, dtype=mean.dtype)
+        return torch.stack([torch.where(weighed > 0, mean * weighed, 0), weighed])
 
     def prediction_step(self, model: nn.Module, inputs: Any, *given: Any, **named: Any) -> Any:
         """Evaluate a batch; raises ``DataError`` for one without targets where the plan changes the inputs' kind."""
