@@ -20,7 +20,7 @@ CHECKER, CHECKS, RUN = "core/checker.py", "core/checks.py", "core/run.py"
 LAWS, TARGETS = "tests/laws/test_laws.py", "tests/test_composition_targets.py"
 ORDERED = ("tests/core/test_order.py", "tests/core/test_checker.py", "tests/laws/test_synthetic.py", TARGETS, LAWS)
 TESTS = {
-    COMMUTE: ORDERED,
+    COMMUTE: ("tests/core/test_commute.py", *ORDERED),
     WIRING: ORDERED,
     ORDER: ORDERED,
     CHECKER: ORDERED,
