@@ -18,7 +18,7 @@ from counterpoint.core.faults import Fault, Terms
 from counterpoint.core.kinds import Field, Kind, names
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member, Resolver, enlist, named
-from counterpoint.core.order import Order, Pair, Rank, arrange
+from counterpoint.core.order import Edge, Order, Pair, Rank, arrange
 from counterpoint.core.plan import Plan
 from counterpoint.core.remedy import Drop, Set, State
 from counterpoint.core.steps import BatchStep, HookStep
@@ -53,8 +53,9 @@ def compose(
     nodes = _step_nodes(members)
     nodes = [*_conversions(nodes, loss, start), *nodes]
     found += _branch_faults(nodes)
-    order = arrange([node_of(node) for node in nodes], batch_edges(nodes, start))
-    found += _order_faults(nodes, order, strict_order, terms)
+    edges = batch_edges(nodes, start)
+    order = arrange([node_of(node) for node in nodes], edges)
+    found += _order_faults(nodes, edges, order, strict_order, terms)
     steps = _walk([nodes[position] for position in order.sequence], start, loss, facts, found, terms)
     hooks, pairs = _hooks(members, strict_order, found, terms)
     found += _unmet_wishes(members, terms)
@@ -101,20 +102,20 @@ def _branch_faults(nodes: Sequence[BatchStep]) -> Iterator[Fault]:
 
 
 def _order_faults(
-    nodes: Sequence[BatchStep | HookStep], order: Order, strict_order: bool, terms: Terms
+    nodes: Sequence[BatchStep | HookStep], edges: Sequence[Edge], order: Order, strict_order: bool, terms: Terms
 ) -> Iterator[Fault]:
-    for edge, between in order.contradictions:
+    for edge, between in dict.fromkeys(order.contradictions):  # a wish may be written on both sides
         earlier, later = nodes[edge.first].identity, nodes[edge.second].identity
-        way = " → ".join(nodes[position].name for position in between)
+        way = " → ".join(nodes[position].name for position in between) + _why(edges, between)
         if edge.rank is Rank.WISH:
             message = f"{edge.reason}, against what has to hold: {way}"
-            fix = f"drop the wish that puts {earlier} before {later}"
-            wishers = [(nodes[edge.first], "before", later), (nodes[edge.second], "after", earlier)]
-            remedies = tuple(
-                without(node.work, key, name)
-                for node, key, name in wishers
+            wishes = [
+                (node.work, key, name)
+                for node, key, name in ((nodes[edge.first], "before", later), (nodes[edge.second], "after", earlier))
                 if isinstance(node.work, Member) and name in getattr(node.work.algorithm, key)
-            )
+            ]
+            fix = "drop " + " and ".join(f"{terms.text(key, name)} of {who.identity}" for who, key, name in wishes)
+            remedies = tuple(without(who, key, name) for who, key, name in wishes)
             yield Fault("wish-impossible", message, fix, (earlier, later), _event(nodes), remedies)
         else:
             message = f"{edge.reason}, so {earlier} must come before {later}, but also {way}"
@@ -129,6 +130,14 @@ def _order_faults(
             assert isinstance(first.work, Member)
             wish = Set(first.identity, {"before": (*first.work.algorithm.before, second.identity)})
             yield Fault("ambiguous-order", message, fix, (pair.first, pair.second), _event(nodes), (wish,))
+
+
+def _why(edges: Sequence[Edge], way: Sequence[int]) -> str:
+    """Say in brackets why steps must stand in this order."""
+    places = {position: place for place, position in enumerate(way)}
+    strong = [edge for edge in edges if edge.rank <= Rank.WISH and {edge.first, edge.second} <= places.keys()]
+    reasons = dict.fromkeys(edge.reason for edge in strong if places[edge.first] < places[edge.second])
+    return f" ({'; '.join(reasons)})" if reasons else ""
 
 
 def _event(steps: Sequence[BatchStep | HookStep]) -> Event:
@@ -213,8 +222,9 @@ def _hooks(
             moments[events.index(effect.event), effect.phase].append(HookStep(member.identity, member, effect))
     steps, pairs = [], []
     for _, nodes in sorted(moments.items()):
-        order = arrange([node_of(node) for node in nodes], hook_edges(nodes))
-        found += _order_faults(nodes, order, strict_order, terms)
+        edges = hook_edges(nodes)
+        order = arrange([node_of(node) for node in nodes], edges)
+        found += _order_faults(nodes, edges, order, strict_order, terms)
         steps += [nodes[position] for position in order.sequence]
         pairs += order.pairs
     return steps, pairs

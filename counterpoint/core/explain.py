@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from itertools import combinations
+from collections.abc import Iterator, Sequence
+from itertools import chain, combinations, product
 
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import HookEffect, Phase
 from counterpoint.core.events import Event
-from counterpoint.core.kinds import Field, names
+from counterpoint.core.kinds import MIXING, SMOOTHING, Claim, Field, names
+from counterpoint.core.order import Edge, Rank
 from counterpoint.core.plan import Plan
-from counterpoint.core.steps import BatchStep
-from counterpoint.core.wiring import batch_edges
+from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.core.wiring import batch_edges, hook_edges
 
 __all__ = ["explain"]
 
 WIDTH = 80
 _ROW = "  {:<32} {:<20} {}"
+PHASES = (Phase.BEFORE, Phase.AROUND, Phase.REPLACE, Phase.AFTER)
+"""The phases of a span as they come."""
+COMMUTE = "they commute, and one order serves every list"
 
 
 def explain(plan: Plan, *, pairs: bool = False) -> str:
     """Return the plan as text, at most 80 columns wide; ``pairs`` adds the rule and reason for every pair of steps."""
     order = _every_pair(plan) if pairs else _pairs(plan)
-    return "\n".join([*_facts(plan), "", *_steps(plan), *_hooks(plan), *_owners(plan), *_draws(plan), *order])
+    parts = (_steps(plan), _hooks(plan), _at_the_loss(plan), _owners(plan), _draws(plan), order)
+    return "\n".join([*_facts(plan), "", *chain.from_iterable(parts)])
 
 
 def _facts(plan: Plan) -> Iterator[str]:
@@ -31,7 +36,7 @@ def _facts(plan: Plan) -> Iterator[str]:
     stated = [facts.task.name]
     stated += [f"{facts.num_classes} classes"] if facts.num_classes is not None else []
     stated += [f"{facts.inputs} inputs", f"seed {facts.seed}"]
-    yield f"plan {plan.fingerprint}: {', '.join(stated)}"
+    yield from _wrap(f"plan {plan.fingerprint}: {', '.join(stated)}")
     if plan.loss_spec is not None:
         yield from _wrap(f"loss {plan.loss_spec.name}, which accepts {names(plan.loss_spec.accepts)} targets")
 
@@ -72,11 +77,16 @@ def _kinds(step: BatchStep, part: Field) -> str:
 
 def _hooks(plan: Plan) -> Iterator[str]:
     for event in Event:
-        hooks = [hook for hook in plan.hooks if hook.effect.event is event]
+        hooks = [hook for phase in PHASES for hook in _at(plan, event, phase)]
         if hooks:
             yield f"{'each ' if event not in (Event.SETUP, Event.FIT) else ''}{event.value}"
         for hook in hooks:
             yield from _wrap(f"  {_phase(hook.effect.phase)} {hook.name}: {_touches(hook.effect)}")
+
+
+def _at(plan: Plan, event: Event, phase: Phase) -> list[HookStep]:
+    """Return the hooks of one moment, in the order in which they run."""
+    return [hook for hook in plan.hooks if (hook.effect.event, hook.effect.phase) == (event, phase)]
 
 
 def _phase(phase: Phase) -> str:
@@ -99,34 +109,58 @@ def _pairs(plan: Plan) -> Iterator[str]:
 
 
 def _every_pair(plan: Plan) -> Iterator[str]:
-    steps = plan.steps
-    decided = {(pair.first, pair.second): pair for pair in plan.pairs}
+    """Say of every two steps of a batch, and of every two hooks of a moment, who decided their order."""
     start = {Field.INPUTS: plan.facts.inputs, Field.TARGETS: plan.facts.task.targets}
-    edges = {frozenset((edge.first, edge.second)): edge for edge in reversed(batch_edges(steps, start))}
     yield "order of every pair"
+    yield from _decisions(plan, plan.steps, batch_edges(plan.steps, start))
+    for event, phase in product(Event, PHASES):
+        hooks = _at(plan, event, phase)
+        yield from _decisions(plan, hooks, hook_edges(hooks))
+
+
+def _decisions(plan: Plan, steps: Sequence[BatchStep | HookStep], edges: Sequence[Edge]) -> Iterator[str]:
+    decided = {(pair.first, pair.second): pair for pair in plan.pairs}
+    between = {frozenset((edge.first, edge.second)): edge for edge in reversed(edges)}
     for i, j in combinations(range(len(steps)), 2):
-        edge, pair = edges.get(frozenset((i, j))), decided.get((steps[i].name, steps[j].name))
-        rule, reason = (
-            (edge.rule, edge.reason) if edge else ("commuting", "they commute, and one order serves every list")
-        )
+        edge, pair = between.get(frozenset((i, j))), decided.get((steps[i].name, steps[j].name))
+        rule, reason = (edge.rule, edge.reason) if edge else ("commuting", COMMUTE)
+        if edge and edge.rank is Rank.LISTED and pair is None:
+            rule, reason = "implied", "they do not commute, and their orders with others leave one order for them"
         outcome = f"{pair.outcome}, " if pair else ""
         yield from _wrap(f"  {steps[i].name} before {steps[j].name}: {outcome}{rule}: {reason}")
 
 
+def _at_the_loss(plan: Plan) -> Iterator[str]:
+    """Say in words what smoothing and what mixing the targets have had when the loss is taken."""
+    yield "at the loss"
+    for claim in (SMOOTHING, MIXING):
+        owners = [
+            f"{'' if held.amount is None else f'{held.amount:g} '}by {owner}{when}"
+            for owner, when, held in _claims(plan)
+            if held.slot.name == claim.slot.name
+        ]
+        yield from _wrap(f"  {claim.slot.name}: {', '.join(owners) or 'none'}")
+
+
 def _owners(plan: Plan) -> Iterator[str]:
-    """Say who smooths, who mixes, and who owns what else, the loss included."""
-    claims = [(member.identity, claim) for member in plan.members for claim in member.claims]
-    if plan.loss_spec is not None:
-        claims += [(f"the loss {plan.loss_spec.name}", claim) for claim in plan.loss_spec.claims]
+    """Say who owns what else."""
+    told = (SMOOTHING.slot.name, MIXING.slot.name)
+    claims = [(owner, claim.slot.name) for owner, _, claim in _claims(plan) if claim.slot.name not in told]
     if claims:
         yield "owns"
-    for slot in dict.fromkeys(claim.slot.name for _, claim in claims):
-        owners = [
-            owner if claim.amount is None else f"{owner} ({claim.amount:g})"
-            for owner, claim in claims
-            if claim.slot.name == slot
-        ]
-        yield from _wrap(f"  {slot}: {', '.join(owners)}")
+    for slot in dict.fromkeys(slot for _, slot in claims):
+        yield from _wrap(f"  {slot}: {', '.join(owner for owner, other in claims if other == slot)}")
+
+
+def _claims(plan: Plan) -> list[tuple[str, str, Claim]]:
+    """Return who holds which slot on which batches, the loss included."""
+    held = [
+        (member.identity, f" ({member.schedule})" if str(member.schedule) else "", claim)
+        for member in plan.members
+        for claim in member.claims
+    ]
+    loss = plan.loss_spec
+    return held if loss is None else [*held, *((f"the loss {loss.name}", "", claim) for claim in loss.claims)]
 
 
 def _draws(plan: Plan) -> Iterator[str]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
-from counterpoint.core import Facts, Terms, compose
+from counterpoint.algorithms import EMA, SAM, CutMix, CutOut, GradientClipping, LabelSmoothing, MixUp, OneOf
+from counterpoint.core import Duration, Facts, Terms, compose
 from counterpoint.core.faults import CODES
 from counterpoint.core.fitting import check_model
 from counterpoint.core.kinds import TASKS
@@ -316,6 +316,32 @@ def test_the_plan_is_written_down_and_fits_the_page() -> None:
     for word in ["dense_targets (inserted)", "index → dense", "25% mixup", "p=0.5", "around ema", plan.fingerprint]:
         assert word in text
     assert re.search(rf'"fingerprint": "{plan.fingerprint}"', plan.to_json())
+
+
+def test_the_plan_says_what_reaches_the_loss() -> None:
+    loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+    windows = [MixUp(end=Duration(9, "ba")), CutMix(start=Duration(9, "ba"), p=0.5)]
+    text = cp.compose(windows, loss=loss, **CLASSES).explain()
+    assert "  smoothing: 0.1 by the loss CrossEntropyLoss\n" in text
+    assert "  mixing: by mixup (until 9ba), by cutmix (from 9ba, p=0.5)\n" in text
+    text = cp.compose([LabelSmoothing(smoothing=0.25)], **CLASSES).explain()
+    assert "at the loss\n  smoothing: 0.25 by label_smoothing\n  mixing: none" in text
+
+
+def test_every_pair_of_steps_and_of_hooks_is_explained_on_request() -> None:
+    clips = [GradientClipping(), GradientClipping(by="value", id="value", before=("gradient_clipping",))]
+    plan = cp.compose([CutOut(), MixUp(), *clips], **CLASSES)
+    text = " ".join(plan.explain(pairs=True).split())
+    assert "cutout before mixup: single-before-across: edits of single samples come before mixing" in text
+    assert "dense_targets before mixup: needs-and-gives: mixup needs" in text
+    assert "dense_targets before cutout: commuting: they commute" in text
+    assert "value before gradient_clipping: moved, wish: the user asked for value before gradient_clipping" in text
+
+
+def test_the_hooks_of_a_span_are_shown_as_they_run() -> None:
+    lines = cp.compose([EMA(), SAM(), GradientClipping()], **CLASSES).explain().splitlines()
+    shown = [line.split(":")[0].strip() for line in lines if line.startswith(("  in its place", "  after", "  before"))]
+    assert shown == ["in its place sam", "after ema", "before gradient_clipping"]
 
 
 def test_the_fingerprint_follows_what_the_plan_does() -> None:

@@ -74,3 +74,18 @@ def test_a_wish_that_names_nobody_is_found_beside_a_faulty_method() -> None:
     assert found.keys() == {"bad-setting", "unknown-reference"}
     assert found["unknown-reference"].algorithms == ("mixup", "ema")
     assert re.search("leave|drop", found["unknown-reference"].fix)
+
+
+def test_an_impossible_wish_says_why_and_where_it_is_written_once() -> None:
+    wishes: list[object] = [
+        {"name": "mixup", "before": "normalize"},
+        {"name": "normalize", "mean": [0.5], "std": [0.5], "after": "mixup"},
+    ]
+    with pytest.raises(cp.CompositionError) as caught:
+        cp.compose(wishes, inputs="bytes", terms=Terms.YAML, **FACTS)
+    (fault,) = caught.value.faults
+    assert fault.code == "wish-impossible"
+    assert "normalize → mixup (mixup needs features, image, normalized, unit inputs, which normalize gives)" in str(
+        fault
+    )
+    assert fault.fix == "drop `before: normalize` of mixup and `after: mixup` of normalize"
