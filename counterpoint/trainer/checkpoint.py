@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 TENSORS, STATE, CHECKSUMS = "tensors.safetensors", "state.json", "checksums.json"
+KEPT = 2
 _NAME = re.compile(r"step-\d+")
 _PARTIAL = ".{}.partial"
 
@@ -114,7 +115,7 @@ def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
-def prune_checkpoints(folder: Path, keep: int) -> None:
+def prune_checkpoints(folder: Path, keep: int = KEPT) -> None:
     """Delete all but the newest ``keep`` checkpoints."""
     for path in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(path, ignore_errors=True)

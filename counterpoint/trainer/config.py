@@ -18,6 +18,8 @@ from counterpoint.trainer.optim import SGD, Constant, OptimizerConfig, Scheduler
 __all__ = ["RunConfig"]
 
 _Algorithms = Annotated[tuple[Annotated[Algorithm[Any], ComponentOf("algorithms")], ...], Field(strict=False)]
+_Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
+_Trackers = Annotated[tuple[_Tracker, ...], Field(strict=False)]
 _Packages = Annotated[tuple[Annotated[str, Field(strict=True, min_length=1)], ...], Field(strict=False)]
 
 
@@ -65,6 +67,7 @@ class RunConfig(BaseModel):
     checkpoint_every: Duration = Field(default=Duration(1.0, "ep"), description="how often a checkpoint is written")
     workers: int = Field(default=0, ge=0, description="processes that load data; 0 loads in the training process")
     strict_order: bool = Field(default=False, description="refuse a composition whose order only the list decides")
+    trackers: _Trackers = Field(default=(), description="experiment trackers that are told of the run, by Accelerate")
     plugins: _Packages = Field(default=(), description="packages that must be installed for this config")
 
     @field_validator("max_duration")

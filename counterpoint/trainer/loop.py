@@ -25,11 +25,11 @@ from counterpoint.trainer.sampler import EpochSampler, evaluation_loader, train_
 from counterpoint.trainer.snapshot import Snapshot
 from counterpoint.trainer.spec import DataModule
 from counterpoint.trainer.stop import Stop, Stopped
+from counterpoint.trainer.trackers import Trackers
 from counterpoint.trainer.watch import LossWatch
 
 __all__ = ["Job", "Loop"]
 
-_KEPT_CHECKPOINTS = 2
 _STEPS_BETWEEN_LOOKS = 16
 
 
@@ -46,6 +46,7 @@ class Job:
     folder: RunDirectory | None
     report: Report
     stop: Stop
+    trackers: Trackers
 
 
 class Loop:
@@ -181,6 +182,7 @@ class Loop:
         if self._folder is not None and self._accelerator.is_main_process:
             epoch = -(-self.step // self._steps)
             self._folder.add_metrics({"epoch": epoch, "step": self.step, "lr": self._lr, **values})
+            self._job.trackers.log({"epoch": epoch, "lr": self._lr, **values}, self.step)
         self._report.metrics(self.step, values)
 
     def _evaluate(self) -> dict[str, float]:
@@ -230,6 +232,6 @@ class Loop:
         )
         if self._accelerator.is_main_process:
             write_checkpoint(self._folder.checkpoints, self.step, checkpoint)
-            prune_checkpoints(self._folder.checkpoints, _KEPT_CHECKPOINTS)
+            prune_checkpoints(self._folder.checkpoints)
         self._accelerator.wait_for_everyone()
         self._watch.go_back = f"the last checkpoint is {checkpoint_path(self._folder.checkpoints, self.step)}"

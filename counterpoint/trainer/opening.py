@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from counterpoint.core.errors import CheckpointError
 from counterpoint.core.plan import Plan
-from counterpoint.trainer.checkpoint import Checkpoint, latest_checkpoint, set_aside
+from counterpoint.trainer.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, set_aside
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.report import Report
 from counterpoint.trainer.rundir import RunDirectory
@@ -71,4 +71,5 @@ def make_ready(folder: RunDirectory, config: RunConfig, plan: Plan, begin: Begin
         step, metrics_size = int(begin.checkpoint.data["step"]), int(begin.checkpoint.data["metrics_size"])
         folder.reopen(step)
         set_aside(folder.checkpoints, after=step)
+        prune_checkpoints(folder.checkpoints)
     folder.start(dump_config(config), plan.to_json() + "\n", metrics_size=metrics_size)

@@ -24,6 +24,7 @@ CONFIG, PLAN, METRICS, CHECKPOINTS, MODEL = (
     "checkpoints",
     "model.safetensors",
 )
+TRACKERS = "trackers"
 FORMER_MODEL = "model-step-{}.safetensors"
 
 
@@ -40,6 +41,7 @@ class RunDirectory:
         self.checkpoints = self.path / CHECKPOINTS
         self.model = self.path / MODEL
         self.metrics = self.path / METRICS
+        self.trackers = self.path / TRACKERS
 
     @property
     def holds_run(self) -> bool:
@@ -77,7 +79,8 @@ class RunDirectory:
             if overwrite:
                 # The mark of a finished run goes first: whatever is left by a kill in between is an unfinished run.
                 former = self.path.glob(FORMER_MODEL.format("*"))
-                for path in (self.model, *former, self.checkpoints, self.metrics, self.path / PLAN, self.path / CONFIG):
+                texts = (self.metrics, self.trackers, self.path / PLAN, self.path / CONFIG)
+                for path in (self.model, *former, self.checkpoints, *texts):
                     if path.is_dir():
                         shutil.rmtree(path)
                     else:

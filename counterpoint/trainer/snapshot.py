@@ -19,9 +19,9 @@ from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import TrainingMetrics
 from counterpoint.trainer.split import Split, split_changes
 
-__all__ = ["Snapshot", "differences"]
+__all__ = ["Snapshot", "differences", "flat"]
 
-_MAY_DIFFER = {"run_dir", "workers", "eval_every", "checkpoint_every", "plugins", "strict_order"}
+_MAY_DIFFER = {"run_dir", "workers", "eval_every", "checkpoint_every", "plugins", "strict_order", "trackers"}
 """Keys of a config that change no weight."""
 _RATES = ("optimizer", "scheduler", "max_duration")
 """Keys that settle the optimizer's settings over the run."""
@@ -107,7 +107,7 @@ def differences(checkpoint: Checkpoint, config: RunConfig, plan: Plan, split: Sp
     changes = split_changes(began, split, plan, model)
     alike = began.processes != split.processes and not changes
     ignored = _MAY_DIFFER | {"data.batch_size"} if alike else _MAY_DIFFER
-    before, now = _flat(checkpoint.data["config"]), _flat(config.resolved())
+    before, now = flat(checkpoint.data["config"]), flat(config.resolved())
     differing = [
         f"  {key}: was {before.get(key, 'not set')!r}, is {now.get(key, 'not set')!r}"
         for key in sorted(before.keys() | now.keys())
@@ -121,7 +121,7 @@ def differences(checkpoint: Checkpoint, config: RunConfig, plan: Plan, split: Sp
     return differing
 
 
-def _flat(tree: object, key: str = "") -> dict[str, Any]:
+def flat(tree: object, key: str = "") -> dict[str, Any]:
     """Return every value of nested mappings and lists by its dotted key."""
     items: Any = None
     if isinstance(tree, Mapping):
@@ -130,4 +130,4 @@ def _flat(tree: object, key: str = "") -> dict[str, Any]:
         items = enumerate(tree)
     if not items:
         return {key: tree}
-    return {name: value for part, held in items for name, value in _flat(held, f"{key}.{part}".lstrip(".")).items()}
+    return {name: value for part, held in items for name, value in flat(held, f"{key}.{part}".lstrip(".")).items()}

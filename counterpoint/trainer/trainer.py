@@ -29,6 +29,7 @@ from counterpoint.trainer.snapshot import differences
 from counterpoint.trainer.spec import DatasetConfig, DataSpec, SizedDataset
 from counterpoint.trainer.split import Split, microbatch_notes
 from counterpoint.trainer.stop import Stop, signals_held
+from counterpoint.trainer.trackers import Trackers, check_trackers, tracking
 from counterpoint.trainer.yaml import load_config
 
 __all__ = ["Summary", "Trainer"]
@@ -90,6 +91,7 @@ class Trainer:
         self._folder = None if self.config.run_dir is None else RunDirectory(self.config.run_dir)
         if self._folder is not None:
             self._folder.check(resume=True)
+        check_trackers(self.config.trackers, self.config.run_dir)
         self._accelerator = make_accelerator(self.config.precision)
         self.model, self.data, outputs = bring_together(
             self.config,
@@ -181,12 +183,16 @@ class Trainer:
             report.message("\n".join([self.plan.explain(), *self.notes]))
             if self.config.compile:
                 report.message("compiling the plan: some of the first batches take seconds longer")
-            summary = self._train(begin.checkpoint, report, stop)
+            step = 0 if begin.checkpoint is None else int(begin.checkpoint.data["step"])
+            trackers = Trackers()
+            if self._folder is not None and self._accelerator.is_main_process:
+                trackers = held.enter_context(tracking(self.config, self.plan, self._folder.trackers, step=step))
+            summary = self._train(begin.checkpoint, report, stop, trackers)
         if summary is None:  # at the end of `with`, the program's own handler of the signal let it go on
             raise RunError(f"the run was ended by {stop.name}; go on with it by resume=True")
         return summary
 
-    def _train(self, checkpoint: Checkpoint | None, report: Report, stop: Stop) -> Summary | None:
+    def _train(self, checkpoint: Checkpoint | None, report: Report, stop: Stop, trackers: Trackers) -> Summary | None:
         """Train to the end; return ``None`` if the run was stopped before it."""
         # The loop needs torchmetrics, which takes seconds to import; checking a config does without it.
         from counterpoint.trainer.loop import Job, Loop
@@ -202,6 +208,7 @@ class Trainer:
                 self._folder,
                 report,
                 stop,
+                trackers,
             )
         )
         if checkpoint is not None:
