@@ -25,6 +25,8 @@ import counterpoint as cp
 import counterpoint.algorithms
 import counterpoint.functional as CF
 from counterpoint.core import Algorithm
+from counterpoint.integrations.accelerate import AcceleratedSteps
+from counterpoint.integrations.fields import Fields
 from counterpoint.plugins import ALGORITHMS
 
 NAMES = [
@@ -143,7 +145,15 @@ METHODS: dict[Callable[..., Any], str] = {
     cp.Engine.loss: "(self)",
     cp.Engine.backward: "(self)",
     cp.Engine.batch: "(self, inputs, targets, *, donate=False)",
-    cp.Engine.state_dict: "(self)",
+    cp.Engine.state_dict: "(self, *, whole=False)",
+    Fields.read: "(self, batch)",
+    Fields.write: "(self, batch, inputs, targets)",
+    Fields.edited: "(self, engine, batch, *, donate=False)",
+    AcceleratedSteps.__init__: (
+        "(self, engine, accelerator, model, *, forward=None, fields=Fields(inputs=(0,), targets=1))"
+    ),
+    AcceleratedSteps.groups: "(self, loader, count)",
+    AcceleratedSteps.step: "(self, batches, *, donate=False)",
     cp.Algorithm.draw: "(self, batch, rng)",
     cp.Algorithm.init: "(self, model)",
     cp.Trainer.__init__: "(self, config, *, model=None, train_data=None, eval_data=None, spec=None, model_inputs=None)",

@@ -90,6 +90,20 @@ def test_two_batches_of_a_step_count_by_what_the_mean_divides_by() -> None:
     assert trained.losses == pytest.approx(recipe.plain(2).losses, abs=1e-6)
 
 
+def test_gradients_that_were_scaled_are_clipped_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate has a scaler on GPUs alone. Scaling by a power of two changes no bit, so that this run is the same."""
+    accelerator, bare = Accelerator(cpu=True), recipe.model()
+    engine = cp.Engine(recipe.plan(), model=bare, rank=0)
+    model = accelerator.prepare(bare)  # without autocast
+    monkeypatch.setattr(accelerator, "scaler", torch.amp.GradScaler("cpu"))
+    monkeypatch.setattr(accelerator, "native_amp", True)
+    monkeypatch.setattr(accelerator.state, "_mixed_precision", "fp16")
+    engine.optimizer = accelerator.prepare(recipe.optimizer(bare))
+    losses = [step.item() for step in map(Steps(engine, accelerator, model).step, recipe.groups())]
+    assert accelerator.scaler.get_scale() == 2.0**16
+    assert_same(recipe.result(engine, losses), recipe.plain())
+
+
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_sam(microbatches: int) -> None:
     steps, loader = make(microbatches, sam=True)
