@@ -310,7 +310,7 @@ class TestSpans:
         data = hf.samples()[:24]
         data[20]["pixel_values"] = torch.full(recipe.SHAPE, float("nan"))
         trainer = hf.trainer(tmp_path, composed(MixUp()), None, {"train_dataset": data})
-        with pytest.raises(cp.NonFiniteLossError, match=r"step 2: the loss is nan; draws of this step: \{'mixup'"):
+        with pytest.raises(cp.NonFiniteLossError, match="step 2: the loss is nan; draws of this step: mixup: lam"):
             trainer.train()
         assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
 
