@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import EllipsisType
+
 import torch
 from torch import Tensor
 
-__all__ = ["area", "clipped_boxes", "inside"]
+__all__ = ["area", "clipped_boxes", "inside", "slices"]
 
 
 def clipped_boxes(
@@ -26,10 +28,16 @@ def clipped_boxes(
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
     """Return for boxes of shape (..., 4) which pixels lie inside, as booleans of shape (..., H, W)."""
-    left, top, right, bottom = boxes[..., None, None, :].unbind(-1)
-    rows = torch.arange(height, device=boxes.device)[:, None]
-    columns = torch.arange(width, device=boxes.device)
-    return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
+    # Of 64-bit integers a vector register holds half as many; no image is so large.
+    left, top, right, bottom = boxes.to(torch.int32)[..., None, None, :].unbind(-1)
+    rows = torch.arange(height, device=boxes.device, dtype=torch.int32)[:, None]
+    columns = torch.arange(width, device=boxes.device, dtype=torch.int32)
+    return ((rows >= top) & (rows < bottom)) & ((columns >= left) & (columns < right))
+
+
+def slices(boxes: Tensor) -> list[tuple[EllipsisType | slice, ...]]:
+    """Return for CPU boxes of shape (N, 4) the index of each box's pixels in an image or a batch, (..., H, W)."""
+    return [(..., slice(top, bottom), slice(left, right)) for left, top, right, bottom in boxes.clamp(min=0).tolist()]
 
 
 def area(boxes: Tensor) -> Tensor:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterpoint.algorithms.boxes import area, clipped_boxes, inside
+from counterpoint.algorithms.boxes import area, clipped_boxes, inside, slices
+from counterpoint.algorithms.forms import as_bits, in_passes, is_permutation, one_by_one, partners
 from counterpoint.algorithms.mixup import mix
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import IMAGES, MIXABLE, MIXING
+from counterpoint.core.memory import empty_like
 
 __all__ = ["CutMix", "Pasting", "cutmix"]
 
@@ -36,14 +39,42 @@ def cutmix(inputs: Tensor, targets: Tensor, boxes: Tensor, perm: Tensor) -> tupl
     Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019,
     https://arxiv.org/abs/1905.04899
     """
-    height, width = inputs.shape[-2:]
-    mask = inside(boxes, height, width)[:, None]
-    pasted = torch.where(mask, inputs[perm], inputs)
+    return _cutmix(inputs, targets, boxes, perm, in_place=False)
+
+
+def _cutmix(inputs: Tensor, targets: Tensor, boxes: Tensor, perm: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor]:
     if targets.ndim == 4:
         _check_positions(inputs, targets)
-        return pasted, torch.where(mask, targets[perm], targets)
-    kept = 1 - area(boxes).double() / (height * width)
-    return pasted, mix(targets, kept if len(kept) > 1 else kept[0], perm)
+        pasted = paste(targets, boxes, perm)
+    else:
+        kept = 1 - area(boxes).double() / (inputs.shape[-2] * inputs.shape[-1])
+        pasted = mix(targets, kept if len(kept) > 1 else kept[0], perm)
+    return paste(inputs, boxes, perm, in_place=in_place), pasted
+
+
+def paste(values: Tensor, boxes: Tensor, perm: Tensor, *, in_place: bool = False) -> Tensor:
+    """Return each sample with its partner's values inside its box; with ``in_place``, ``values`` may be written to."""
+    if in_passes(values) or not one_by_one(values, "paste" if len(boxes) == 1 else "paste each"):
+        return _paste_in_passes(values, boxes, perm, in_place=in_place)
+    numbers = perm.tolist()
+    in_place = in_place and is_permutation(numbers)
+    out = values if in_place else empty_like(values).copy_(values)
+    old, new, cuts = as_bits(values), as_bits(out), slices(boxes)
+    if len(cuts) == 1:
+        old, new, cuts = old[cuts[0]], new[cuts[0]], [(...,)]
+    for number, partner in partners(list(old), numbers, np.copy, in_place=in_place):
+        cut = cuts[number % len(cuts)]
+        new[number][cut] = partner[cut]
+    return out
+
+
+def _paste_in_passes(values: Tensor, boxes: Tensor, perm: Tensor, *, in_place: bool) -> Tensor:
+    if in_passes(values) or len(boxes) > 1:
+        return torch.where(inside(boxes, *values.shape[-2:])[:, None], values[perm], values)
+    (cut,) = slices(boxes)
+    pasted = values if in_place else values.clone()
+    pasted[cut] = values[cut][perm]
+    return pasted
 
 
 def _check_positions(inputs: Tensor, targets: Tensor) -> None:
@@ -100,5 +131,5 @@ class CutMix(Algorithm[Pasting], name="cutmix"):
             return batch
         if batch.task == "segmentation":
             _check_positions(batch.inputs, batch.targets)
-        inputs, targets = cutmix(batch.inputs, batch.targets, draws.boxes, draws.perm)
+        inputs, targets = _cutmix(batch.inputs, batch.targets, draws.boxes, draws.perm, in_place=batch.writable)
         return replace(batch, inputs=inputs, targets=targets)

@@ -8,10 +8,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from counterpoint.algorithms.boxes import clipped_boxes, inside
+from counterpoint.algorithms.boxes import clipped_boxes, inside, slices
+from counterpoint.algorithms.forms import as_bits, in_passes, one_by_one
 from counterpoint.core import Algorithm, Batch, BatchSpec, Declaration, Edit, Form, Law, Rng, transform
 from counterpoint.core import kinds as K
 from counterpoint.core.errors import DataError
+from counterpoint.core.memory import empty_like
 
 __all__ = ["CutOut", "cutout", "ignore_holes"]
 
@@ -29,7 +31,21 @@ def cutout(inputs: Tensor, boxes: Tensor, *, fill: float = 0.0) -> Tensor:
     DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017,
     https://arxiv.org/abs/1708.04552
     """
-    return inputs.masked_fill(_holes(inputs, boxes), fill)
+    return fill_boxes(inputs, boxes, fill, in_place=False)
+
+
+def fill_boxes(values: Tensor, boxes: Tensor, fill: float, *, in_place: bool) -> Tensor:
+    """Return samples with a constant inside their boxes; with ``in_place``, ``values`` may be written to."""
+    if in_passes(values) or not one_by_one(values, "fill"):
+        holes = inside(boxes, *values.shape[-2:]).any(1, keepdim=True)
+        return values.masked_fill_(holes, fill) if in_place else values.masked_fill(holes, fill)
+    out = values if in_place else empty_like(values).copy_(values)
+    new, constant = as_bits(out), as_bits(torch.full((1,), fill, dtype=values.dtype))[0]
+    images = [new] if len(boxes) == 1 else list(new)
+    for holes in boxes.unbind(1):
+        for image, cut in zip(images, slices(holes), strict=True):
+            image[cut] = constant
+    return out
 
 
 def ignore_holes(targets: Tensor, boxes: Tensor) -> Tensor:
@@ -44,11 +60,7 @@ def ignore_holes(targets: Tensor, boxes: Tensor) -> Tensor:
     """
     if not targets.is_floating_point() or targets.ndim != 4:
         raise DataError(f"masks are dense, (N, C, H, W), not {targets.dtype} of shape {tuple(targets.shape)}")
-    return targets.masked_fill(_holes(targets, boxes), 0.0)
-
-
-def _holes(inputs: Tensor, boxes: Tensor) -> Tensor:
-    return inside(boxes, *inputs.shape[-2:]).any(1, keepdim=True)
+    return fill_boxes(targets, boxes, 0.0, in_place=False)
 
 
 class CutOut(Algorithm[Tensor], name="cutout"):
@@ -113,9 +125,7 @@ class CutOut(Algorithm[Tensor], name="cutout"):
         """Fill the holes."""
         if self.masks == "ignore":
             batch = batch.with_targets(self._ignored(batch, boxes))
-        if batch.writable:
-            return batch.with_inputs(batch.inputs.masked_fill_(_holes(batch.inputs, boxes), self.fill))
-        return batch.with_inputs(cutout(batch.inputs, boxes, fill=self.fill))
+        return batch.with_inputs(fill_boxes(batch.inputs, boxes, self.fill, in_place=batch.writable))
 
     def _ignored(self, batch: Batch, boxes: Tensor) -> Tensor:
         if batch.targets.shape[2:] != batch.inputs.shape[2:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,9 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from counterpoint.algorithms.forms import in_passes, is_permutation, one_by_one, partners
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import CONTINUOUS, MIXABLE, MIXING
+from counterpoint.core.memory import empty_like
 
 __all__ = ["MixUp", "Mixing", "mixup"]
 
@@ -33,15 +36,37 @@ def mixup(inputs: Tensor, targets: Tensor, lam: float | Tensor, perm: Tensor) ->
 
 
 def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = False) -> Tensor:
-    """Return ``lam * values + (1 - lam) * values[perm]``, in the memory of ``values`` if ``in_place``."""
+    """Return ``lam * values + (1 - lam) * values[perm]``; with ``in_place``, ``values`` may be written to."""
     if not values.is_floating_point():
         raise DataError(f"an average of {values.dtype} values has no meaning: make them floating, or targets dense")
+    if in_passes(values, *([lam] if isinstance(lam, Tensor) else [])):
+        return _mix_in_passes(values, lam, perm, in_place=in_place)
+    if one_by_one(values, "mix"):
+        return _mix_one_by_one(values, lam, perm.tolist(), in_place=in_place)
+    if isinstance(lam, Tensor) and lam.ndim:
+        return _mix_in_passes(values, lam, perm, in_place=in_place)
+    # Gathering whole rows this way is faster than values[perm], and counts from the front only.
+    others = values.index_select(0, torch.where(perm < 0, perm + len(perm), perm))
+    return torch.lerp(values, others, 1 - float(lam), out=values if in_place else others)
+
+
+def _mix_in_passes(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool) -> Tensor:
     share = lam.to(values.device) if isinstance(lam, Tensor) else lam
     if isinstance(share, Tensor) and share.ndim:
         share = share.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
-    partners = values[perm].mul_(1 - share)
+    others = values[perm].mul_(1 - share)
     kept = values.mul_(share) if in_place else values * share
-    return kept.add_(partners)
+    return kept.add_(others)
+
+
+def _mix_one_by_one(values: Tensor, lam: float | Tensor, perm: Sequence[int], *, in_place: bool) -> Tensor:
+    weights = (1 - torch.as_tensor(lam, dtype=torch.float64)).expand(len(values)).tolist()
+    in_place = in_place and is_permutation(perm)
+    mixed = values if in_place else empty_like(values)
+    rows, out = values.unbind(), mixed.unbind()
+    for number, partner in partners(rows, perm, Tensor.clone, in_place=in_place):
+        torch.lerp(rows[number], partner, weights[number], out=out[number])
+    return mixed
 
 
 class Mixing(NamedTuple):

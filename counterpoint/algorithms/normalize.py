@@ -9,9 +9,11 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
+from counterpoint.algorithms.forms import BLOCK, in_passes
 from counterpoint.core import Algorithm, Batch, Edit, Form, transform
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import BYTES, NORMALIZED, UNIT, Axis
+from counterpoint.core.memory import empty_like
 
 __all__ = ["Normalize", "normalize"]
 
@@ -35,11 +37,30 @@ def normalize(inputs: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
                 f"{name} holds {len(numbers)} numbers, and the images have {channels} channels: give one number for "
                 "each channel, or one for all"
             )
-    scale = 1.0 if inputs.is_floating_point() else 255.0
-    values = inputs.to(torch.promote_types(inputs.dtype, torch.float32), copy=True)
-    centre, width = (values.new_tensor([scale * n for n in numbers]).view(-1, 1, 1) for numbers in (mean, std))
-    values.sub_(centre).div_(width)
-    return values.to(inputs.dtype) if inputs.is_floating_point() else values
+    scale, dtype = (255.0, torch.float32) if inputs.dtype == torch.uint8 else (1.0, inputs.dtype)
+    exact = torch.promote_types(dtype, torch.float32)
+    centre = _by_channel([scale * number for number in mean], exact, inputs.device)
+    factor = _by_channel([1 / (scale * number) for number in std], exact, inputs.device)
+    images = max(1, BLOCK // max(1, exact.itemsize * inputs.shape[1:].numel()))
+    if in_passes(inputs) or len(inputs) <= images:
+        return inputs.to(exact, copy=True).sub_(centre).mul_(factor).to(dtype)
+    normalized = empty_like(torch.empty_like(inputs, dtype=dtype, device="meta"))
+    if inputs.stride(1) == 1:  # channels last: the numbers of a line of pixels, so that one loop runs over a line
+        centre, factor = (each.flatten().expand(1, inputs.shape[3], -1) for each in (centre, factor))
+        centre, factor = (each.contiguous().permute(2, 0, 1) for each in (centre, factor))
+    for part, out in zip(torch.split(inputs, images), torch.split(normalized, images), strict=True):
+        values = out if dtype == exact else torch.empty_like(part, dtype=exact)
+        values.copy_(part).sub_(centre).mul_(factor)
+        if values is not out:
+            out.copy_(values)
+    return normalized
+
+
+def _by_channel(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type == "cpu":
+        return torch.tensor(numbers, dtype=dtype).view(-1, 1, 1)
+    # A copy from the host would wait for the device.
+    return torch.stack([torch.full((1, 1), number, dtype=dtype, device=device) for number in numbers])
 
 
 def _as_tuple(value: object) -> object:
