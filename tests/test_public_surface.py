@@ -159,6 +159,13 @@ METHODS: dict[Callable[..., Any], str] = {
     cp.Trainer.__init__: "(self, config, *, model=None, train_data=None, eval_data=None, spec=None, model_inputs=None)",
 }
 
+LOOPS = {
+    ("counterpoint.integrations.lightning", "CounterpointCallback"): (
+        "(self, plan, *, criterion=None, fields=Fields(inputs=(0,), targets=1))"
+    ),
+}
+"""What other loops are given; each imports its loop, which takes seconds."""
+
 SETTINGS = {"start": "0ba", "end": None, "every": 1, "p": 1.0, "after": (), "before": (), "id": None}
 
 GROUPS = {"counterpoint.algorithms", "counterpoint.losses", "counterpoint.models", "counterpoint.datasets"}
@@ -238,6 +245,12 @@ class TestSignatures:
     )
     def test_methods(self, function: Callable[..., Any], wanted: str) -> None:
         assert signature(function) == wanted
+
+    @pytest.mark.parametrize(("place", "wanted"), LOOPS.items(), ids=lambda value: value[1])
+    def test_loops(self, place: tuple[str, str], wanted: str) -> None:
+        module, name = importlib.import_module(place[0]), place[1]
+        assert name in module.__all__
+        assert signature(vars(module)[name].__init__) == wanted
 
     @pytest.mark.parametrize(("name", "wanted"), FUNCTIONS.items(), ids=FUNCTIONS)
     def test_functions(self, name: str, wanted: str) -> None:
