@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
+from counterpoint.core.algorithm import Algorithm
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
+from counterpoint.core.loss import LossSpec
 from counterpoint.core.plan import Plan
 
-__all__ = ["check_model"]
+__all__ = ["check_model", "misfits"]
 
 
 def check_model(plan: Plan, model: nn.Module, *, has_optimizer: bool = False, outputs: Tensor | None = None) -> None:
@@ -20,14 +23,32 @@ def check_model(plan: Plan, model: nn.Module, *, has_optimizer: bool = False, ou
     ``has_optimizer`` says that an optimizer holds the model's parameters already; ``outputs`` are what the model gave
     for some inputs, if it was run. Raises ``CompositionError`` with every fault at once; the model stays as it is.
     """
-    leaves = [leaf for member in plan.members for leaf in member.leaves]
-    faults = [fault for leaf in leaves for fault in leaf.algorithm.misfits(model)]
+    faults = misfits([member.algorithm for member in plan.members], plan.loss_spec, model, outputs)
     if has_optimizer:
         faults += _late_surgery(plan)
-    if outputs is not None:
-        faults += _other_outputs(plan, outputs)
     if faults:
         raise CompositionError(faults)
+
+
+def misfits(
+    algorithms: Iterable[Algorithm[Any]], loss: LossSpec | None, model: nn.Module, outputs: Tensor | None = None
+) -> list[Fault]:
+    """Find what a model lacks that methods and a loss need of it; they need not fit each other.
+
+    ``outputs`` are what the model gave for some inputs, if it was run.
+    """
+    faults = [fault for algorithm in algorithms for leaf in _leaves(algorithm) for fault in leaf.misfits(model)]
+    if loss is not None and outputs is not None:
+        faults += _other_outputs(loss, outputs)
+    return faults
+
+
+def _leaves(algorithm: Algorithm[Any]) -> Iterator[Algorithm[Any]]:
+    branches = algorithm.alternatives()
+    for branch, _ in branches:
+        yield from _leaves(branch)
+    if not branches:
+        yield algorithm
 
 
 def _late_surgery(plan: Plan) -> Iterator[Fault]:
@@ -41,11 +62,7 @@ def _late_surgery(plan: Plan) -> Iterator[Fault]:
         )
 
 
-def _other_outputs(plan: Plan, outputs: Tensor) -> Iterator[Fault]:
-    loss = plan.loss_spec
-    if loss is None or loss.outputs is None:
-        return
-    wrong = loss.outputs.wrong(outputs)
-    if wrong:
+def _other_outputs(loss: LossSpec, outputs: Tensor) -> Iterator[Fault]:
+    if loss.outputs is not None and (wrong := loss.outputs.wrong(outputs)):
         message = f"the loss {loss.name} takes {loss.outputs.name} of the model, and {wrong}"
         yield Fault("loss-outputs", message, loss.outputs.fix, (loss.name,), Event.LOSS)

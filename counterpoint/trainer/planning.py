@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from torch import nn
+from torch import Tensor, nn
 
 from counterpoint.composition import compose
 from counterpoint.core.durations import Duration
-from counterpoint.core.errors import ConfigError
+from counterpoint.core.errors import CompositionError, ConfigError
 from counterpoint.core.faults import Terms
+from counterpoint.core.fitting import check_model, misfits
 from counterpoint.core.kinds import DENSE, Field
+from counterpoint.core.loss import LossSpec
 from counterpoint.core.plan import Plan
+from counterpoint.losses import Loss, resolve_loss
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.sampler import EpochSampler
 from counterpoint.trainer.spec import DataSpec
@@ -24,12 +27,15 @@ def plan_run(
     spec: DataSpec,
     sampler: EpochSampler,
     *,
+    model: nn.Module,
+    outputs: Tensor,
     device: str = "cpu",
     model_inputs: Collection[str] | None = None,
 ) -> Plan:
-    """Compose the methods of a config for its data, in the terms of a config.
+    """Compose the methods of a config for its data and its model, in the terms of a config.
 
-    ``sampler`` tells how many batches an epoch has, and how many examples a batch. The loss computes on ``device``.
+    ``sampler`` tells how many batches an epoch has, and how many examples a batch. ``outputs`` are what the model gave
+    for some inputs. The loss computes on ``device``.
     ``model_inputs`` are the kinds of inputs that the model takes, by default any but raw bytes.
     Raises ``ConfigError`` if the config's task is not the data's, and ``CompositionError`` if the methods do not fit.
     """
@@ -38,22 +44,36 @@ def plan_run(
             f"task: {config.task!r} is not that of the data; write `task: {spec.task}`, or use other data"
         )
     loss = config.loss.build()
-    return compose(
-        config.algorithms,
-        loss=loss.to(device) if isinstance(loss, nn.Module) else loss,
-        task=spec.task,
-        num_classes=spec.num_classes,
-        inputs=spec.inputs,
-        batch_size=sampler.batch_size,
-        steps_per_epoch=sampler.batches,
-        max_duration=Duration(total_batches(config, sampler), "ba"),
-        seed=config.seed,
-        strict_order=config.strict_order,
-        compile=config.compile,
-        microbatches=config.accumulate,
-        model_inputs=model_inputs,
-        terms=Terms.YAML,
-    )
+    try:
+        plan = compose(
+            config.algorithms,
+            loss=loss.to(device) if isinstance(loss, nn.Module) else loss,
+            task=spec.task,
+            num_classes=spec.num_classes,
+            inputs=spec.inputs,
+            batch_size=sampler.batch_size,
+            steps_per_epoch=sampler.batches,
+            max_duration=Duration(total_batches(config, sampler), "ba"),
+            seed=config.seed,
+            strict_order=config.strict_order,
+            compile=config.compile,
+            microbatches=config.accumulate,
+            model_inputs=model_inputs,
+            terms=Terms.YAML,
+        )
+    except CompositionError as error:
+        others = misfits(config.algorithms, _described(loss), model, outputs)
+        raise CompositionError([*error.faults, *others]) from None
+    check_model(plan, model, outputs=outputs)
+    return plan
+
+
+def _described(loss: Loss) -> LossSpec | None:
+    """Describe a loss, as far as it is one."""
+    try:
+        return resolve_loss(loss)
+    except ConfigError:  # a fault of the composition
+        return None
 
 
 def total_batches(config: RunConfig, sampler: EpochSampler) -> int:

@@ -12,7 +12,6 @@ from torch import nn
 
 from counterpoint.core.effects import Phase
 from counterpoint.core.errors import ConfigError, RunError
-from counterpoint.core.fitting import check_model
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, list_checkpoints
@@ -113,11 +112,12 @@ class Trainer:
             self.config,
             self.data.spec,
             self._sampler,
+            model=self.model,
+            outputs=outputs,
             device=str(self._accelerator.device),
             model_inputs=model_inputs,
         )
         _check_precision(self.config.precision, self.plan)
-        check_model(self.plan, self.model, outputs=outputs)
         # What the loop will make is made once here, so that nothing is written before a fault in it is found.
         self.config.scheduler.build(
             self.config.optimizer.build(self.model),

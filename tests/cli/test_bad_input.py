@@ -202,6 +202,20 @@ def test_every_fault_is_told_at_once(folder: Path, run: Run) -> None:
     ]
 
 
+def test_what_the_model_lacks_is_told_beside_what_does_not_compose(folder: Path, run: Run) -> None:
+    middle = "{name: manifold_mixup, module: middle, end: 1ba}"
+    (folder / "run.yaml").write_text(
+        f"{HEAD}loss: nll\nalgorithms: [blurpool, {{name: one_of, algorithms: [mixup]}}, cutmix, {middle}]\n"
+    )
+    result = run("check", "run.yaml", "algorithms.3.start=1ba", "algorithms.3.end=2ba")
+    assert set(re.findall(r"^  \[(.*?)\]", result.err, re.MULTILINE)) == {
+        "two-mixers",
+        "nothing-to-replace",
+        "no-such-module",
+        "loss-outputs",
+    }
+
+
 @pytest.mark.parametrize("place", ["run.yaml/run", "/proc/counterpoint/run"])
 def test_a_run_dir_that_cannot_be_written(place: str, folder: Path, run: Run) -> None:
     (folder / "run.yaml").write_text(HEAD)
