@@ -117,9 +117,7 @@ def test_a_wish_is_at_fault_only_where_it_names_nobody_in_the_list(folder: Path,
 
 def test_check_gives_a_file_that_is_no_config_as_json(folder: Path, run: Run) -> None:
     told = json.loads(run("check", "run.yaml", "--format", "json").out)
-    assert [(fault["code"], fault["message"]) for fault in told["faults"]] == [
-        ("bad-config", "there is no such file")
-    ]
+    assert [(fault["code"], fault["message"]) for fault in told["faults"]] == [("bad-config", "there is no such file")]
 
 
 def test_train_writes_the_run_and_goes_on(folder: Path, run: Run) -> None:
