@@ -18,6 +18,7 @@ from torch.nn.utils import clip_grad_norm_
 import counterpoint as cp
 import counterpoint.functional as CF
 
+SEED = 17
 STEPS = 20
 SIZE = 8
 """Samples in a batch of the loader."""
@@ -38,22 +39,27 @@ class Result:
     losses: list[float]
 
 
-def plan(*, sam: bool = False) -> cp.Plan:
-    """The recipe, listed out of order; with ``sam``, its step is SAM's."""
-    methods: list[object] = [
+def methods(*, sam: bool = False) -> list[dict[str, object]]:
+    """The methods of the recipe, listed out of order; with ``sam``, its step is SAM's."""
+    listed: list[dict[str, object]] = [
         {"name": "gradient_clipping", "threshold": THRESHOLD},
         {"name": "ema", "half_life": HALF_LIFE, "warmup": False},
         {"name": "label_smoothing", "smoothing": 0.1},
         {"name": "mixup", "alpha": 0.4},
         {"name": "cutout", "length": 0.5},
     ]
+    return [*listed, {"name": "sam", "rho": RHO}] if sam else listed
+
+
+def plan(*, sam: bool = False) -> cp.Plan:
+    """The recipe, composed."""
     return cp.compose(
-        [*methods, {"name": "sam", "rho": RHO}] if sam else methods,
+        methods(sam=sam),
         loss=nn.CrossEntropyLoss(),
         task="multiclass",
         num_classes=CLASSES,
         inputs="normalized",
-        seed=17,
+        seed=SEED,
         contract="always",
     )
 
