@@ -75,14 +75,16 @@ def test_a_run_goes_on_bit_for_bit(microbatches: int, tmp_path: Path) -> None:
 
 
 class StopsAt(TrainerCallback):
-    """Interrupts a run in the middle of a step."""
+    """Interrupts a run in the middle of a step, between its batches if there are several."""
 
     def __init__(self, step: int = 0) -> None:
         self.step = step
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **known: Any) -> None:
+    def on_substep_end(self, args: Any, state: Any, control: Any, **known: Any) -> None:
         if state.global_step == self.step:
             raise KeyboardInterrupt
+
+    on_optimizer_step = on_substep_end
 
 
 def test_a_checkpoint_holds_the_weights_in_training_and_the_methods_state(tmp_path: Path) -> None:
