@@ -18,6 +18,7 @@ from counterpoint.core.wiring import batch_edges, hook_edges
 __all__ = ["explain"]
 
 WIDTH = 80
+_PASSES = (Event.FORWARD, Event.LOSS, Event.BACKWARD)
 _ROW = "  {:<32} {:<20} {}"
 PHASES = (Phase.BEFORE, Phase.AROUND, Phase.REPLACE, Phase.AFTER)
 """The phases of a span as they come."""
@@ -27,7 +28,7 @@ COMMUTE = "they commute, and one order serves every list"
 def explain(plan: Plan, *, pairs: bool = False) -> str:
     """Return the plan as text, at most 80 columns wide; ``pairs`` adds the rule and reason for every pair of steps."""
     order = _every_pair(plan) if pairs else _pairs(plan)
-    parts = (_steps(plan), _hooks(plan), _at_the_loss(plan), _owners(plan), _draws(plan), order)
+    parts = (_steps(plan), _hooks(plan), _microbatches(plan), _at_the_loss(plan), _owners(plan), _draws(plan), order)
     return "\n".join([*_facts(plan), "", *chain.from_iterable(parts)])
 
 
@@ -128,6 +129,21 @@ def _decisions(plan: Plan, steps: Sequence[BatchStep | HookStep], edges: Sequenc
             rule, reason = "implied", "they do not commute, and their orders with others leave one order for them"
         outcome = f"{pair.outcome}, " if pair else ""
         yield from _wrap(f"  {steps[i].name} before {steps[j].name}: {outcome}{rule}: {reason}")
+
+
+def _microbatches(plan: Plan) -> Iterator[str]:
+    """Say what splitting a device batch means for the methods, where it means anything."""
+    count = plan.facts.microbatches
+    whole = dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.whole_batch)
+    each = dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.event in _PASSES)
+    if count > 1 or whole:
+        yield "microbatches"
+    if count > 1:
+        yield from _wrap(f"  each device batch is edited whole, then split into {count}, whose gradients add up")
+    if count > 1 and each:
+        yield from _wrap(f"  in each of the {count}: {', '.join(each)}")
+    if whole:
+        yield from _wrap(f"  none: in a forward pass {', '.join(whole)} must see the whole device batch")
 
 
 def _at_the_loss(plan: Plan) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from counterpoint.core.describe import describe_draws
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import DataError, NonFiniteLossError, RunError
 from counterpoint.core.fitting import check_model
@@ -117,9 +118,10 @@ class CounterpointTrainer(Trainer):
             raise RunError("the Trainer makes no step after the batches that it took for one")
         loss = self._spans.begin(self.engine.update(self._passes(model)))
         if not torch.isfinite(loss):
+            draws = describe_draws(self.engine.draws())
             raise NonFiniteLossError(
-                f"step {self.engine.batches}: the loss is {loss.item()}; draws of this step: {self.engine.draws()}. "
-                "A lower learning_rate may help; the last checkpoint, if there is one, is in args.output_dir"
+                f"step {self.engine.batches}: the loss is {loss.item()}; draws of this step: {draws}. A lower "
+                f"learning_rate may help; checkpoints, if there are any, are in {self.args.output_dir}"
             )
         return loss
 
@@ -268,21 +270,17 @@ class _Loop(TrainerCallback):
     ) -> None:
         self._trainer._begin_training(state, known["train_dataloader"])
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any
-    ) -> None:
+    def on_epoch_begin(self, *given: Any, **known: Any) -> None:
         self._trainer._spans.begin(self._trainer.engine.epoch())
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any
-    ) -> None:
+    def on_optimizer_step(self, *given: Any, **known: Any) -> None:
         self._trainer._spans.end(2)  # the update and the batch
         self._trainer._parts = []
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any) -> None:
+    def on_epoch_end(self, *given: Any, **known: Any) -> None:
         self._trainer._spans.end()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **known: Any) -> None:
+    def on_train_end(self, *given: Any, **known: Any) -> None:
         self._trainer._spans.end()
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
-from counterpoint.core.member import MEND_PACKAGE, OTHER_NAME
+from counterpoint.core.member import MEND_PACKAGE, OTHER_NAME, named
 from counterpoint.trainer.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
 from counterpoint.trainer.settings import settings_of
 
@@ -25,6 +25,14 @@ WAYS = {
     NO_COMPONENT: ("not-an-algorithm", "write a name, or a mapping with `name` and its settings"),
 }
 """The types of errors about components: the code of the fault in a list of algorithms, and the way out."""
+
+
+class Owner(NamedTuple):
+    """The class that has a faulty setting, where in its place the setting's name stands, and the class's own name."""
+
+    settings: type[BaseModel]
+    depth: int
+    name: str
 
 
 def explain(
@@ -71,32 +79,36 @@ def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
 
 
 def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, Any], overrides: Sequence[str]) -> Fault:
-    missing = details["type"] == "missing"
     place = _within(details["loc"], tree)
-    if missing:
+    if details["type"] == "missing":
         place = (*_within(details["loc"][:-1], tree), details["loc"][-1])
-    owner, depth, name = _owner(place, config, tree)
     key = ".".join(map(str, place))
     value = "" if details["type"] in ("missing", "invalid_key") else _shown(details["input"])
-    where = key + value + _origin(key, overrides)
-    setting = settings_of(owner).get(str(place[depth])) if depth == len(place) - 1 else None
-    if details["type"] in ("extra_forbidden", "invalid_key"):
-        known = [*owner.model_fields, "name"] if depth else list(owner.model_fields)
-        noun = "setting" if depth else "key"
-        return Fault("bad-setting", f"{where}: there is no such {noun}", nearest(str(place[-1]), known)[2:])
-    if details["type"] in WAYS:
-        code, way = WAYS[details["type"]]
-        if code != "broken-plugin" and place[0] != "algorithms":
-            code = "bad-setting"
-        return Fault(code, f"{where}: {details['msg']}", way or _names(str(place[0])))
-    if missing:
-        return Fault("bad-setting", f"{where}: is missing", f"write {setting.allowed}" if setting else "write it")
-    fix = f"write {setting}" if setting else f"write what is allowed; {_help(name, str(place[0]))}"
-    if details["type"] == "value_error":
+    code, said, fix = _told(details, place, _owner(place, config, tree))
+    listed = tree["algorithms"] if place[0] == "algorithms" and len(place) > 1 else []
+    parties = tuple(named([listed[int(place[1])]])) if listed else ()
+    return Fault(code, f"{key}{value}{_origin(key, overrides)}: {said}", fix, parties)
+
+
+def _told(details: ErrorDetails, place: Place, owner: Owner) -> tuple[str, str, str]:
+    """Return the code of a fault, what is wrong, and the way out."""
+    role, kind = str(place[0]), details["type"]
+    setting = settings_of(owner.settings).get(str(place[owner.depth])) if owner.depth == len(place) - 1 else None
+    if kind in ("extra_forbidden", "invalid_key"):
+        noun, more = ("setting", ["name"]) if owner.depth else ("key", [])
+        close = nearest(str(place[-1]), [*owner.settings.model_fields, *more])
+        return "bad-setting", f"there is no such {noun}", close.removeprefix("; ")
+    if kind in WAYS:
+        code, way = WAYS[kind]
+        anywhere = code == "broken-plugin" or role == "algorithms"
+        return code if anywhere else "bad-setting", details["msg"], way or _names(role)
+    if kind == "missing":
+        return "bad-setting", "is missing", f"write {setting.allowed}" if setting else "write it"
+    fix = f"write {setting}" if setting else f"write what is allowed; {_help(owner.name, role)}"
+    if kind == "value_error":
         reason, _, way = details["msg"].removeprefix("Value error, ").partition("; ")
-        return Fault("bad-setting", f"{where}: {reason}", way or fix)
-    said = "is not allowed" if setting else details["msg"].replace("Input should", "must", 1)
-    return Fault("bad-setting", f"{where}: {said}", fix)
+        return "bad-setting", reason, way or fix
+    return "bad-setting", "is not allowed" if setting else details["msg"].replace("Input should", "must", 1), fix
 
 
 def _names(role: str) -> str:
@@ -127,16 +139,15 @@ def _holds(held: object, part: int | str) -> bool:
     return isinstance(held, list) and isinstance(part, int) and part < len(held)
 
 
-def _owner(place: Place, config: type[BaseModel], tree: Mapping[str, Any]) -> tuple[type[BaseModel], int, str]:
-    """Return the class that has the faulty setting, where in ``place`` the setting's name stands, and its own name."""
+def _owner(place: Place, config: type[BaseModel], tree: Mapping[str, Any]) -> Owner:
     held: Any = tree
-    owner, depth, own = config, 0, ""
+    owner = Owner(config, 0, "")
     for position, part in enumerate(place[:-1], start=1):
         held = held[part]
         name = held.get("name") if isinstance(held, Mapping) else held
         if isinstance(name, str) and name in ROLES[str(place[0])].names():
-            owner, depth, own = ROLES[str(place[0])].load(name), position, name
-    return owner, depth, own
+            owner = Owner(ROLES[str(place[0])].load(name), position, name)
+    return owner
 
 
 def _shown(value: object) -> str:

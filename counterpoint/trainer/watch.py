@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from counterpoint.core.describe import describe_draws
 from counterpoint.core.errors import NonFiniteLossError
 
 __all__ = ["LossWatch", "describe_draws"]
@@ -74,28 +75,3 @@ class LossWatch:
                 f"step {step - 1}: its update made weights NaN or infinite: {', '.join(broken[:_FEW])}. "
                 f"A lower optimizer.lr, gradient_clipping or precision: fp32 may help; {self.go_back}"
             )
-
-
-def describe_draws(draws: Mapping[str, Any]) -> str:
-    """Put the draws of a step in a line; of long tensors it has the first numbers.
-
-    >>> describe_draws({"mixup": {"lam": torch.tensor(0.25), "perm": torch.arange(100)}})
-    'mixup: lam 0.25, perm [0, 1, 2, 3, 4, 5, 6, 7, …] of shape (100,)'
-    """
-    return "; ".join(f"{name}: {_line(value)}" for name, value in draws.items()) or "none"
-
-
-def _line(value: object) -> str:
-    if isinstance(value, Tensor):
-        if value.numel() <= _FEW:
-            return str(value.tolist())
-        first = ", ".join(str(number) for number in value.flatten()[:_FEW].tolist())
-        return f"[{first}, …] of shape {tuple(value.shape)}"
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, tuple):
-        names = getattr(value, "_fields", range(len(value)))  # a NamedTuple has names for its parts
-        value = dict(zip(names, value, strict=True))
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_line(part)}" for name, part in value.items())
-    return str(value)

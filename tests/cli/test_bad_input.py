@@ -185,13 +185,14 @@ def test_an_override_with_a_fault(case: str, folder: Path, run: Run) -> None:
     assert tree(folder) == before
 
 
-def test_every_fault_is_told_at_once(folder: Path, run: Run) -> None:
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_every_fault_is_told_at_once(command: str, folder: Path, run: Run) -> None:
     (folder / "run.yaml").write_text(
         f"{HEAD}loss: {{name: cross_entropy, label_smoothing: 0.1}}\n"
         "algorithms:\n- {name: cutout, length: 2, fil: 0}\n- mixup\n- cutmix\n- mixpu\n"
         "- {name: label_smoothing, after: cutout}\n"
     )
-    result = run("check", "run.yaml")
+    result = run(command, "run.yaml")
     check_refusal(result, ["5 faults", "algorithms.0.length", "algorithms.0.fil", "algorithms.3"])
     assert re.findall(r"^  \[(.*?)\]", result.err, re.MULTILINE) == [
         "bad-setting",

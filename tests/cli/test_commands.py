@@ -110,7 +110,7 @@ def test_a_wish_is_at_fault_only_where_it_names_nobody_in_the_list(folder: Path,
     (folder / "run.yaml").write_text(f"{HEAD}algorithms: [{wishes}]\n")
     told = json.loads(run("check", "run.yaml", "--format", "json").out)
     assert [(fault["code"], fault["algorithms"]) for fault in told["faults"]] == [
-        ("bad-setting", []),
+        ("bad-setting", ["mixup"]),
         ("unknown-reference", ["ema", "emu"]),
     ]
 

@@ -198,6 +198,18 @@ class Steps(Module):
         self.optimizers().step()
 
 
+class StepsAgain(Module):
+    """Steps twice on one backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__(manual_parts=1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.manual_backward(self.criterion(self(batch[0]), batch[1]))
+        self.optimizers().step()
+        self.optimizers().step()
+
+
 class Twice(Module):
     """Computes the loss in two calls."""
 
@@ -231,6 +243,7 @@ class Searches(Module):
     [
         (Ignores, "mixup", r"without self.criterion, .*: write loss = self.criterion\(outputs, targets\)"),
         (Steps, "ema", r"write self.manual_backward\(loss\) before optimizer.step\(\)"),
+        (StepsAgain, "ema", r"write self.manual_backward\(loss\) before optimizer.step\(\)"),
         (
             Twice,
             {"name": "manifold_mixup", "module": "net.1"},
@@ -239,7 +252,7 @@ class Searches(Module):
         (Weighs, "mixup", "criterion was called with 3 arguments: call it with outputs and targets"),
         (Searches, "ema", "the optimizer computes the loss more than once in a step"),
     ],
-    ids=["own-loss", "own-backward", "two-losses", "three-arguments", "lbfgs"],
+    ids=["own-loss", "own-backward", "no-backward", "two-losses", "three-arguments", "lbfgs"],
 )
 def test_what_only_training_shows_stops_it_in_the_first_step(make: type[Module], method: Any, message: str) -> None:
     callback = CounterpointCallback(compose(method), criterion="criterion")

@@ -94,6 +94,25 @@ def test_accumulation_that_begins_in_the_second_epoch() -> None:
     assert_equal(found, by_hand(plan, 1, 2))
 
 
+def test_a_module_that_steps_every_second_batch_by_itself() -> None:
+    class Second(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return super().training_step(batch, batch_idx) / 2
+
+        def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+            if batch_idx % 2 == 0:
+                optimizer.zero_grad()
+
+        def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+            if batch_idx % 2:
+                optimizer.step(closure=optimizer_closure)
+            else:
+                optimizer_closure()
+
+    plan = recipe.plan(sam=True)
+    assert_equal(in_lightning(plan, module=Second()), by_hand(plan, 2))
+
+
 def test_another_fit_goes_on() -> None:
     callback, module = CounterpointCallback(recipe.plan(), criterion="criterion"), Warm()
     for _ in range(2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import EvalPrediction, TrainerCallback, ViTConfig, ViTForImage
 import counterpoint as cp
 from counterpoint.algorithms import EMA, SAM, BlurPool, CutOut, ManifoldMixup, MixUp, Normalize, SelectiveBackprop
 from counterpoint.integrations.fields import Fields
+from counterpoint.integrations.transformers import CounterpointTrainer
 from tests.core.methods import LOG
 from tests.integrations import hf, recipe
 
@@ -310,7 +312,7 @@ class TestSpans:
         data = hf.samples()[:24]
         data[20]["pixel_values"] = torch.full(recipe.SHAPE, float("nan"))
         trainer = hf.trainer(tmp_path, composed(MixUp()), None, {"train_dataset": data})
-        with pytest.raises(cp.NonFiniteLossError, match=r"step 2: the loss is nan; draws of this step: \{'mixup'"):
+        with pytest.raises(cp.NonFiniteLossError, match="step 2: the loss is nan; draws of this step: mixup: lam"):
             trainer.train()
         assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
 
@@ -371,6 +373,23 @@ class TestEvaluation:
         trainer = hf.trainer(tmp_path, composed(), None, {"eval_dataset": data}, logging_nan_inf_filter=True)
         assert not np.isfinite(trainer.evaluate()["eval_loss"])
 
+    def test_training_goes_on_as_if_there_had_been_none(self, tmp_path: Path) -> None:
+        modes: list[tuple[bool, int]] = []
+
+        class Notes(hf.Net):
+            def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+                modes.append((self.training, len(pixel_values)))
+                return super().forward(pixel_values)
+
+        def train(**changes: Any) -> recipe.Result:
+            trainer = hf.trainer(tmp_path, recipe.plan(), Notes(*recipe.model()), max_steps=4, **changes)
+            trainer.train()
+            return hf.result(trainer)
+
+        recipe.assert_same(train(eval_strategy="steps", eval_steps=2), train())
+        evaluation = [(False, 16), (False, 16), (False, 8)]
+        assert modes == [*[(True, 8)] * 2, *evaluation, *[(True, 8)] * 2, *evaluation, *[(True, 8)] * 4]
+
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_weights_are_back_after_one_that_fails(self, error: type[BaseException], tmp_path: Path) -> None:
         class Stops(TrainerCallback):
@@ -404,6 +423,15 @@ class TestEvaluation:
             wanted = recipe.model()(hf.batch(20)["pixel_values"])
         np.testing.assert_allclose(output.predictions, wanted.numpy(), rtol=0, atol=1e-6)
         assert "test_loss" not in output.metrics
+
+
+def test_the_signature() -> None:
+    wanted = (
+        "(self, model, args, *, plan, fields=Fields(inputs=('pixel_values',), targets='labels'), **options) -> None"
+    )
+    signature = inspect.signature(CounterpointTrainer.__init__)
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    assert str(signature.replace(parameters=bare)) == wanted.replace("None", "'None'")
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

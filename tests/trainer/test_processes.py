@@ -11,8 +11,27 @@ import torch
 
 import counterpoint as cp
 from counterpoint.core.errors import RunError
-from tests.trainer.support import config, lines, weights
+from counterpoint.trainer.checkpoint import latest_checkpoint
+from counterpoint.trainer.processes import check_count
+from tests.trainer.support import assert_equal, config, lines, weights
 
+DIES = """
+import os, signal, sys
+import counterpoint as cp
+from counterpoint.trainer.loop import Loop
+
+trained = Loop._train
+
+
+def dying(self, *batch):
+    if self.step == 37 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    trained(self, *batch)
+
+
+Loop._train = dying
+cp.Trainer(sys.argv[1]).fit()
+"""
 SCRIPT = "import json, sys, counterpoint as cp; cp.Trainer(json.loads(sys.argv[1])).fit()"
 
 
@@ -41,3 +60,114 @@ def test_processes_that_do_not_know_of_each_other(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RunError, match=r"2 processes were started.*knows of 1.*ACCELERATE_USE_CPU=true"):
         cp.Trainer(config(None))
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "4"}, "Slurm started 4 tasks.*torchrun, or unset SLURM_STEP_NUM_TASKS"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, "MPI started 2 tasks"),
+        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, "`accelerate launch` was asked for more"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "ACCELERATE_USE_FSDP asks for FSDP.*in a loop of your own, with Engine"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_launcher_asks_for_and_one_process_cannot_give(
+    variables: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=told):
+        cp.Trainer(config(None))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"SLURM_STEP_NUM_TASKS": "1"},
+        {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+        {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"},
+        {"WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "1", "MASTER_ADDR": "host"},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+def test_one_process_where_one_was_asked_for(variables: dict[str, str]) -> None:
+    check_count(1, variables)
+
+
+def test_several_processes_that_know_of_each_other() -> None:
+    check_count(4, {"WORLD_SIZE": "4", "SLURM_STEP_NUM_TASKS": "2", "MASTER_ADDR": "host"})
+    check_count(4, {"OMPI_COMM_WORLD_SIZE": "4"})
+
+
+def test_the_loss_is_not_divided_by_a_launchers_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"max_duration": "2ba"}
+    cp.Trainer(config(tmp_path / "plain", **keys)).fit()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    cp.Trainer(config(tmp_path / "four", **keys)).fit()
+    assert_equal(weights(tmp_path / "plain"), weights(tmp_path / "four"))
+
+
+def _started(command: list[str], run: dict[str, object], folder: Path, **variables: str) -> tuple[int, str]:
+    """How ``counterpoint train`` of a config ends, started by a launcher."""
+    path = folder / "run.yaml"
+    path.write_text(json.dumps(run))
+    program = [sys.executable, "-m", *command, "-m", "counterpoint.cli", "train", str(path), "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd(), **variables}
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300, env=environment)
+    return done.returncode, done.stdout + done.stderr
+
+
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "variables", "told"),
+    [
+        (TORCHRUN, {}, "2 processes were started, and Accelerate knows of 1"),
+        (["accelerate.commands.launch", "--cpu", "--num_processes", "2"], {}, "`accelerate launch` was asked for more"),
+        (TORCHRUN, {"ACCELERATE_USE_CPU": "true"}, "step 2/2"),
+        (
+            ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
+            {"ACCELERATE_USE_CPU": "true"},
+            "2 processes: the global batch is 2 x 64 = 128 examples",
+        ),
+    ],
+    ids=["torchrun", "accelerate", "torchrun on CPUs", "accelerate on CPUs"],
+)
+def test_what_launchers_start(command: list[str], variables: dict[str, str], told: str, tmp_path: Path) -> None:
+    keys = {"max_duration": "2ba", "data": {"name": "digits", "batch_size": 64}}
+    code, output = _started(command, config(tmp_path / "run", **keys), tmp_path, **variables)
+    assert told in output
+    assert (code == 0) == bool(variables), output
+    assert (tmp_path / "run" / "model.safetensors").exists() == bool(variables)
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_that_is_then_gone_on_with(tmp_path: Path) -> None:
+    """By torchrun, which starts nothing anew here: the run resumes bit for bit."""
+    keys = {"data": {"name": "digits", "batch_size": 32}, "max_duration": "3ep", "checkpoint_every": "10ba"}
+    methods = ["mixup", {"name": "cutout", "p": 0.5}, "ema"]
+    through = config(tmp_path / "through", algorithms=methods, **keys)
+    code, output = _started(TORCHRUN, through, tmp_path, ACCELERATE_USE_CPU="true")
+    assert code == 0, output
+
+    cut = config(tmp_path / "cut", algorithms=methods, **keys)
+    script, path = tmp_path / "dies.py", tmp_path / "cut.yaml"
+    script.write_text(DIES)
+    path.write_text(json.dumps(cut))
+    launch = [sys.executable, "-m", *TORCHRUN, str(script), str(path)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode != 0
+    assert "SIGKILL" in done.stderr
+    checkpoint, broken = latest_checkpoint(tmp_path / "cut" / "checkpoints")
+    assert checkpoint is not None
+    assert (checkpoint.data["step"], broken) == (30, [])
+
+    code, output = _started(TORCHRUN, cut, tmp_path, ACCELERATE_USE_CPU="true")
+    assert code == 0, output
+    assert "resumed after step 30" in output
+    assert_equal(weights(tmp_path / "through"), weights(tmp_path / "cut"))
