@@ -68,6 +68,13 @@ def assert_same_end(folder: Path, whole: Path) -> None:
     assert not list(folder.rglob(".*.partial"))
 
 
+def assert_same_steps(log: Path, whole: Path) -> None:
+    """Each step had the loss and the draws of the whole run, however often it was trained."""
+    wanted = whole.read_text().splitlines()
+    assert set(log.read_text().splitlines()) == set(wanted)
+    assert len(wanted) == len(set(wanted))
+
+
 def write_images(root: Path, classes: int = 2, count: int = 4, size: tuple[int, int] = (12, 10)) -> None:
     """A folder of random PNG and JPEG images, of the same classes in ``train`` and ``val``."""
     pixels = np.random.Generator(np.random.Philox(5))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,30 @@ import torch
 import counterpoint as cp
 from counterpoint.core.errors import CheckpointError
 from counterpoint.trainer.checkpoint import list_checkpoints
-from tests.trainer.support import METHODS, assert_same_end, config, write_images
+from tests.trainer.killed import Job, Killer
+from tests.trainer.support import METHODS, assert_same_end, assert_same_steps, config, write_images
 
-KILLS: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "in mid-epoch": ("step", 17, {}),
-    "at the end of an epoch": ("step", 11, {}),
-    "before the first checkpoint": ("step", 3, {}),
-    "while writing a checkpoint": ("checkpoint", 10, {}),
-    "while writing the first checkpoint": ("checkpoint", 5, {}),
-    "while writing the last checkpoint": ("checkpoint", 22, {}),
+KILLS: dict[str, tuple[str, int, int]] = {
+    "in mid-epoch": ("step", 17, 0),
+    "at the end of an epoch": ("measure", 11, 2),
+    "before the first checkpoint": ("step", 4, 0),
+    "while writing the first checkpoint": ("write", 1, 0),
+    "while writing a checkpoint": ("write text", 5, 0),
+    "while deleting an old checkpoint": ("delete", 1, 2),
+    "while the average is put in": ("swap", 3, 0),
+    "while the average is evaluated": ("evaluate", 8, 2),
+    "after the last mixing": ("train", 21, 0),
 }
+"""A place, the number of the call there that is the last, and the workers."""
 
 
 def _digits(folder: Path, **keys: Any) -> dict[str, Any]:
-    """Two epochs of 11 steps with everything that has a state: batch norm, momentum, a schedule, EMA."""
+    """Two epochs of 11 steps with everything that has a state, batch norm, momentum, a schedule, EMA; MixUp ends."""
     return config(
         folder,
         **{
             "model": {"name": "small_cnn", "width": 4},
-            "algorithms": METHODS,
+            "algorithms": [{**METHODS[0], "end": "16ba"}, *METHODS[1:]],
             "scheduler": {"name": "cosine", "warmup": "3ba"},
             "checkpoint_every": "5ba",
             "eval_every": "4ba",
@@ -59,45 +63,45 @@ def _images(folder: Path, root: Path, **keys: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of killed runs by name, and of whole ones: ``whole`` and ``whole images``."""
-    base = tmp_path_factory.mktemp("runs")
-    write_images(base / "data", classes=3, count=8)
-    jobs = [
-        {"config": _digits(base / name, **keys), "moment": moment, "step": step}
-        for name, (moment, step, keys) in KILLS.items()
-    ]
-    jobs.append({"config": _images(base / "images", base / "data", workers=2), "moment": "step", "step": 11})
-    script = Path(__file__).with_name("killed.py")
-    done = subprocess.run(
-        [sys.executable, script, str(torch.get_num_threads())],
-        input=json.dumps(jobs),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert json.loads(done.stdout.splitlines()[-1]) == [-signal.SIGKILL] * len(jobs), done.stderr
-    cp.Trainer(_digits(base / "whole")).fit()
-    cp.Trainer(_images(base / "whole images", base / "data")).fit()
-    return base
+def killer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killer]:
+    server = Killer(tmp_path_factory.mktemp("killer"), torch.get_num_threads())
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def whole(killer: Killer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was not killed, and its steps in ``whole.log``."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    killer.run(Job(_digits(folder), f"{folder}.log"))
+    return folder
 
 
 @pytest.mark.parametrize("name", KILLS)
-def test_a_killed_run_ends_like_a_whole_one(killed: Path, name: str) -> None:
-    assert not (killed / name / "model.safetensors").exists()
-    cp.Trainer(_digits(killed / name)).fit(resume=True)
-    assert_same_end(killed / name, killed / "whole")
+def test_a_killed_run_ends_like_a_whole_one(killer: Killer, whole: Path, tmp_path: Path, name: str) -> None:
+    place, call, workers = KILLS[name]
+    folder, log = tmp_path / "run", str(tmp_path / "run.log")
+    end = killer.run(Job(_digits(folder, workers=workers), log, place=place, call=call))
+    assert end.code == -signal.SIGKILL
+    assert not (folder / "model.safetensors").exists()
+    killer.run(Job(_digits(folder), log, resume=True))
+    assert_same_end(folder, whole)
+    assert_same_steps(Path(log), whole.with_suffix(".log"))
 
 
-def test_a_killed_run_with_workers_ends_like_a_whole_one_without(killed: Path) -> None:
-    assert list_checkpoints(killed / "images" / "checkpoints")[-1].name == "step-00000008"
-    cp.Trainer(_images(killed / "images", killed / "data", workers=1)).fit(resume=True)
-    assert_same_end(killed / "images", killed / "whole images")
+def test_images_that_are_cropped_at_random(killer: Killer, tmp_path: Path) -> None:
+    """Killed with two processes that load, resumed with one, it ends like one without."""
+    write_images(tmp_path / "data", classes=3, count=8)
+    images = partial(_images, root=tmp_path / "data")
+    end = killer.run(Job(images(tmp_path / "run", workers=2), str(tmp_path / "log"), place="train", call=12))
+    assert end.code == -signal.SIGKILL
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-00000008"
+    cp.Trainer(images(tmp_path / "run", workers=1)).fit(resume=True)
+    cp.Trainer(images(tmp_path / "whole")).fit()
+    assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
-def test_how_often_it_is_resumed_does_not_matter(killed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_often_it_is_resumed_does_not_matter(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after every few steps, by an exception as Ctrl-C raises it."""
     from counterpoint.trainer.loop import Loop
 
@@ -115,7 +119,7 @@ def test_how_often_it_is_resumed_does_not_matter(killed: Path, tmp_path: Path, m
         with pytest.raises(KeyboardInterrupt):
             cp.Trainer(_digits(folder)).fit(resume=True)
     cp.Trainer(_digits(folder)).fit(resume=True)
-    assert_same_end(folder, killed / "whole")
+    assert_same_end(folder, whole)
 
 
 def test_only_damaged_checkpoints(tmp_path: Path) -> None:
