@@ -6,13 +6,19 @@ fails. Before that, all of them must pass on the copy as it is.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import re
 import shutil
-import subprocess
 import sys
 import tempfile
+from contextlib import redirect_stdout
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[2]
 COMMUTE, WIRING, ORDER = "core/commute.py", "core/wiring.py", "core/order.py"
@@ -133,16 +139,17 @@ MUTANTS: tuple[tuple[str, str, str, str], ...] = (
 
 
 def main() -> int:
-    """Try every variant, and name those that survive."""
+    """Try every variant, or those that are named on the command line, and say which survive."""
+    mutants = [mutant for mutant in MUTANTS if mutant[0] in sys.argv[1:] or not sys.argv[1:]]
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
         shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv", ".*_cache", "runs", ".hypothesis"))
-        failing = caught(tree, tuple(dict.fromkeys(test for tests in TESTS.values() for test in tests)))
+        failing = caught(tree, tuple(dict.fromkeys(test for _, file, *_ in mutants for test in TESTS[file])))
         if failing:
             print(f"the tests fail as they are: {failing}")
             return 1
-        survivors = [mutant[0] for mutant in MUTANTS if not tried(tree, *mutant)]
-    print(f"{len(MUTANTS) - len(survivors)} of {len(MUTANTS)} variants caught")
+        survivors = [mutant[0] for mutant in mutants if not tried(tree, *mutant)]
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} variants caught")
     return int(bool(survivors))
 
 
@@ -161,12 +168,41 @@ def tried(tree: Path, name: str, file: str, right: str, wrong: str) -> bool:
 
 
 def caught(tree: Path, tests: tuple[str, ...]) -> str:
-    """Return the first test that fails, the empty text if none does."""
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "--tb=no", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    result = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=False)
-    named = re.search(r"^(?:FAILED|ERROR) (\S+)", result.stdout, re.MULTILINE)
-    return "" if result.returncode == 0 else named[1] if named else f"exit code {result.returncode}"
+    """Return the first test that fails on a tree, the empty text if none does.
+
+    The tests run in a fork of this process, so that torch is imported once for all variants.
+    """
+    fork = multiprocessing.get_context("fork")
+    failed = fork.SimpleQueue()
+    child = fork.Process(target=_run, args=(tree, tests, failed))
+    child.start()
+    first: str = failed.get()
+    child.join()
+    return first
+
+
+class _First:
+    """A plugin of pytest that keeps the first test that fails."""
+
+    failed = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed = self.failed or (report.nodeid if report.failed else "")
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self.failed = self.failed or (report.nodeid if report.failed else "")
+
+
+def _run(tree: Path, tests: tuple[str, ...], failed: SimpleQueue[str]) -> None:
+    os.chdir(tree)
+    sys.path.insert(0, str(tree))
+    sys.dont_write_bytecode = True
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]  # this module's own package, which is not the tree's
+    first = _First()
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        code = pytest.main(["-q", "-x", "--tb=no", "-p", "no:cacheprovider", *tests], plugins=[first])
+    failed.put(first.failed or (f"exit code {code}" if code else ""))
 
 
 if __name__ == "__main__":

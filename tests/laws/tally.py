@@ -69,13 +69,13 @@ class Tally:
         lines = [
             f"{total} cases: {self.accepted} accepted, {self.refused} refused, {broken} violations",
             *self.violations,
-            f"methods in an accepted list: {mean:.2f} on average",
+            *([f"methods in an accepted list: {mean:.2f} on average"] if self.lengths else []),
             "refused with, of the refused:",
             f"  {_shares(self.codes, self.refused)}",
         ]
         for what, counted in self.shares.items():
             lines += [f"accepted by {what}, of the accepted:", f"  {_shares(counted, self.accepted)}"]
-        lines += ["compared:", *(f"  {self.compared[what]:>8} {LAWS[what]}" for what in LAWS)]
+        lines += ["compared:", *(f"  {self.compared[what]:>8} {LAWS[what]}" for what in LAWS if what in self.compared)]
         return "\n".join(lines)
 
 

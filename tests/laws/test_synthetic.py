@@ -95,11 +95,13 @@ def hold(dice: random.Random, tally: Tally) -> None:
     for some in itertools.islice(itertools.permutations(listed), 1, None, max(1, len(listed) * 7)):
         places = {algorithm.identity: position for position, algorithm in enumerate(some)}
         if any(places[a] > places[b] for a, b in wanted):
+            tally.count("2 lists that decide otherwise")
             continue
         other = planned(list(some))
         assert isinstance(other, cp.Plan), (first.order, other)
         assert other.order == first.order
         assert other.fingerprint == first.fingerprint
+        tally.count("2 lists")
 
 
 def many(cases: int) -> Tally:
@@ -112,6 +114,7 @@ def many(cases: int) -> Tally:
 def test_the_order_of_the_list_changes_nothing_by_accident() -> None:
     tally = many(300)
     assert tally.accepted >= 50, str(tally)
+    assert tally.compared["2 lists"] >= 50, str(tally)
 
 
 @pytest.mark.slow
@@ -120,3 +123,4 @@ def test_the_order_of_the_list_changes_nothing_by_accident_in_very_many(capsys: 
     with capsys.disabled():
         print(f"\n{tally}")
     assert tally.accepted >= 4_000
+    assert tally.compared["2 lists"] >= 4_000
