@@ -322,6 +322,39 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+def test_weights_that_are_nan_are_never_kept(tmp_path: Path) -> None:
+    """The loss of step 5 is a number and its gradient is not; a checkpoint is due before the next loss would tell."""
+
+    class Breaking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 3)
+            self.calls = 0
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            self.calls += self.training
+            outputs: Tensor = self.linear(inputs)
+            if self.calls == 6:
+                outputs.register_hook(lambda gradient: gradient * float("nan"))
+            return outputs
+
+    def trainer() -> cp.Trainer:
+        keys = own_config(tmp_path / "run", max_duration="9ba", checkpoint_every="2ba", eval_every="9ba")
+        return cp.Trainer(keys, model=Breaking(), train_data=blobs(), eval_data=blobs())
+
+    broken = r"step 5: its update made weights NaN or infinite: linear.weight, linear.bias"
+    with pytest.raises(NonFiniteLossError, match=rf"{broken}.*the last checkpoint is .*step-00000004"):
+        trainer().fit()
+    checkpoint, _ = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.data["step"] == 4
+    assert all(value.isfinite().all() for value in checkpoint.part("model").values())
+    again = trainer()
+    again.model.calls = 4
+    with pytest.raises(NonFiniteLossError, match=rf"{broken}.*the last checkpoint is that of step 4"):
+        again.fit(resume=True)
+
+
 def test_a_loss_that_explodes_before_any_checkpoint(tmp_path: Path) -> None:
     keys = own_config(tmp_path / "run", optimizer={"name": "sgd", "lr": 1e30}, checkpoint_every="9ep")
     trainer = cp.Trainer(keys, model=own_model(), train_data=blobs(), eval_data=blobs())
