@@ -212,7 +212,10 @@ class TestTraining:
         assert torch.equal(left, wanted_left)
         assert torch.equal(right, wanted_right)
         assert number.tolist() == list(range(16))
-        assert "eval_loss" in trainer.evaluate()
+        output = trainer.predict(data)
+        assert [part.shape for part in output.predictions] == [(32, recipe.CLASSES), (32, *recipe.SHAPE)]
+        assert output.label_ids.tolist() == [int(sample["target"]) for sample in data]
+        assert "test_loss" in output.metrics
 
     def test_microbatches_of_several_shapes_are_refused(self, tmp_path: Path) -> None:
         data = hf.samples()[:16]
