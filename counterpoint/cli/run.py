@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
+from torch import Tensor, distributed
 
 from counterpoint.core.batch import BatchSpec
 from counterpoint.core.errors import CompositionError, ConfigError, DataError, RunDirectoryError
@@ -43,6 +43,8 @@ def train_config(
         trainer.fit(resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     except RunDirectoryError as error:
         raise RunDirectoryError(f"{path}: {error}") from error
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()  # which NCCL asks for; after an error it would wait for the others
 
 
 def check_config(path: str, overrides: Sequence[str], *, as_json: bool, pairs: bool, draw: int | None) -> None:
@@ -63,9 +65,10 @@ def check_config(path: str, overrides: Sequence[str], *, as_json: bool, pairs: b
         batch = BatchSpec(plan.facts.batch_size or 1, spec.input_shape, spec.num_classes)
         draws = {name: _plain(drawn) for name, drawn in plan.draws(draw, batch).items()}
     if as_json:
-        typer.echo(json.dumps({**json.loads(plan.to_json()), **({"draws": draws} if draws else {})}, indent=2))
+        further = {name: value for name, value in (("draws", draws), ("notes", trainer.notes)) if value}
+        typer.echo(json.dumps({**json.loads(plan.to_json()), **further}, indent=2))
         return
-    typer.echo(plan.explain(pairs=pairs))
+    typer.echo("\n".join([plan.explain(pairs=pairs), *trainer.notes]))
     for name, drawn in draws.items():
         typer.echo(f"step {draw}, {name}: {drawn}")
 

@@ -32,12 +32,11 @@ __all__ = ["Engine"]
 class Engine:
     """Runs a plan in a loop that fires events; ``Event`` draws that loop.
 
-    Creating the engine runs the surgery of the plan's ``SETUP`` hooks on ``model`` and makes the state of every
-    algorithm. ``optimizer`` may be given here, or set later as an attribute, as it must where the plan has surgery.
-    ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` is what changes
-    the parameters in a step (default ``optimizer.step``); ``predict`` is how methods that look at the model get its
-    outputs for inputs (default ``model(*inputs)``). Raises ``CompositionError`` if the model lacks what a method needs
-    of it, or the optimizer came before surgery.
+    Creating the engine runs the plan's surgery (``SETUP`` hooks) on ``model``; the state of each algorithm is made at
+    the first span, up to which the model may be sharded. ``optimizer`` may be set later, and must be where there is
+    surgery. ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` changes
+    the parameters in a step (default ``optimizer.step``); ``predict`` gives methods that look at the model its outputs
+    (default ``model(*inputs)``). Raises ``CompositionError`` if model or optimizer are not what the methods need.
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3)

@@ -53,6 +53,18 @@ def test_check_as_json(folder: Path, run: Run) -> None:
     assert plan["facts"]["num_classes"] == 10
 
 
+def test_check_says_what_microbatches_change(folder: Path, run: Run) -> None:
+    """For the methods by the plan, and for the model after it."""
+    text = (HEAD + METHODS).replace("model: mlp", "model: small_cnn")
+    (folder / "run.yaml").write_text(text)
+    told = "accumulate: batch norm (3 layers) of the model sees each of 2 microbatches by itself"
+    out = run("check", "run.yaml", "accumulate=2").out
+    assert "each device batch is edited whole, then split into 2" in out
+    assert told in out
+    assert told in json.loads(run("check", "run.yaml", "accumulate=2", "--format", "json").out)["notes"][0]
+    assert "microbatches" not in run("check", "run.yaml").out
+
+
 def test_check_gives_the_reason_for_every_pair(folder: Path, run: Run) -> None:
     (folder / "run.yaml").write_text(HEAD + METHODS)
     result = run("check", "run.yaml", "--pairs")
