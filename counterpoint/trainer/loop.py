@@ -145,7 +145,7 @@ class Loop:
         """Measure and save, where either is due; if the run is to stop, save at once and measure when it goes on."""
         self._is_measured = False
         try:
-            if self.step % self._looks == 0:
+            if self._accelerator.num_processes == 1 or self.step % self._looks == 0:
                 self._check_stop()
             self._measure()
         except Stopped:

@@ -8,9 +8,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
 import counterpoint as cp
 from counterpoint.core.engine import Engine
@@ -185,3 +186,24 @@ def test_a_signal_before_an_error_is_not_lost(tmp_path: Path, monkeypatch: pytes
     _at(monkeypatch, Engine, "step", 2, fail)
     with pytest.raises(ZeroDivisionError):
         cp.Trainer(_config(tmp_path / "run")).fit()
+
+
+@pytest.mark.parametrize("others", [0.0, 1.0])
+def test_processes_stop_together(others: float) -> None:
+    """A process ends where another one has received the signal, and adds its own to what all look at."""
+    given: list[float] = []
+
+    class Accelerator:
+        num_processes, device = 2, "cpu"
+
+        def reduce(self, own: torch.Tensor) -> torch.Tensor:
+            given.append(own.item())
+            return own + others
+
+    waiting = stop.Stop()
+    assert waiting.asked(cast(Any, Accelerator())) is bool(others)
+    assert waiting.name == "another process"
+    waiting.received = signal.SIGTERM
+    assert waiting.asked(cast(Any, Accelerator()))
+    assert waiting.name == "SIGTERM"
+    assert given == [0.0, 1.0]
