@@ -305,7 +305,7 @@ class TestSpans:
         ends = [f"</{name} KeyboardInterrupt>" for name in ("update", "batch 0", "epoch", "fit")]
         assert LOG[-4:] == ends
 
-    def test_a_run_that_was_interrupted_cannot_start_again_in_the_middle(self, tmp_path: Path) -> None:
+    def test_a_second_run_is_refused(self, tmp_path: Path) -> None:
         trainer = hf.trainer(tmp_path, composed(EMA()), None, None, max_steps=2)
         trainer.train()
         with pytest.raises(cp.RunError, match="trained 2 batches"):
