@@ -70,7 +70,9 @@ def test_a_run_goes_on_bit_for_bit(microbatches: int, tmp_path: Path) -> None:
     assert_equal(one.averaged, other.averaged)
     cut.losses.clear()
     cut.pop_callback(StopsAt)
-    cut.train(resume_from_checkpoint=True)  # the same object, after it was interrupted
+    # The same object, after it was interrupted.
+    cut.train(resume_from_checkpoint=str(tmp_path / "cut" / "checkpoint-12"))
+    assert cut.losses == again.losses
     assert_equal(hf.result(cut).averaged, other.averaged)
 
 
