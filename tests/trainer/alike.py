@@ -48,7 +48,7 @@ def small_model() -> nn.Module:
     """A model without batch norm and dropout, of the same weights in every process."""
     with torch.random.fork_rng([]):
         torch.manual_seed(1)
-        return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, CLASSES))
+        return nn.Sequential(nn.Linear(6, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, CLASSES))
 
 
 def global_batches(count: int) -> list[tuple[Tensor, Tensor]]:

@@ -93,6 +93,12 @@ def test_loops_of_ones_own_train_what_one_process_would(group: str, kind: str, f
 
 
 @pytest.mark.parametrize("group", COUNTS)
+def test_the_contract_holds_on_shards(group: str, folder: Path) -> None:
+    kept, free = found(folder, group, "contract_kept"), found(folder, group, "sharded_models")
+    assert [rank["weights"] for rank in kept] == [rank["sam"]["weights"] for rank in free]
+
+
+@pytest.mark.parametrize("group", COUNTS)
 def test_averages_are_sharded_as_parameters_are(group: str, folder: Path) -> None:
     ranks = found(folder, group, "shards_held")
     sizes = [parameter.numel() for parameter in sharded.small_model().parameters()]
