@@ -49,9 +49,15 @@ def hook_edges(hooks: Sequence[HookStep]) -> list[Edge]:
     edges = list(_wishes(hooks))
     settled = {frozenset((edge.first, edge.second)) for edge in edges}
     for i, j in combinations(range(len(hooks)), 2):
-        if frozenset((i, j)) not in settled and not hooks_commute(hooks[i].effect, hooks[j].effect):
+        free = frozenset((i, j)) not in settled and _meet(hooks[i], hooks[j])
+        if free and not hooks_commute(hooks[i].effect, hooks[j].effect):
             edges.append(_judged(i, j, AS_LISTED))
     return edges
+
+
+def _meet(first: HookStep, second: HookStep) -> bool:
+    """Whether two hooks of one moment may both act there: outside of batches no schedule keeps them apart."""
+    return not first.effect.event.in_batch or first.work.schedule.meets(second.work.schedule)
 
 
 def _signatures(step: BatchStep) -> tuple[str, ...]:

@@ -163,3 +163,22 @@ def test_hooks_that_touch_what_the_other_writes_follow_the_list() -> None:
     assert outcomes(check([reads, writes])) == {("reads", "writes"): ("as listed", "as-listed")}
     assert check([reads, other]).fingerprint == check([other, reads]).fingerprint
     assert codes([reads, writes], strict_order=True) == ["ambiguous-order"]
+
+
+def test_hooks_of_batches_that_never_meet_leave_nothing_to_order() -> None:
+    class Step(cp.Algorithm[None], name="step"):
+        @cp.before(cp.Event.UPDATE, writes="gradients")
+        def edit(self, state: object, scope: cp.Scope) -> None: ...
+
+    class Outside(cp.Algorithm[None], name="outside"):
+        @cp.after(cp.Event.EPOCH, writes="gradients")
+        def edit(self, state: object, scope: cp.Scope) -> None: ...
+
+        @cp.before(cp.Event.UPDATE, reads="parameters")
+        def look(self, state: object, scope: cp.Scope) -> None: ...
+
+    soon, late = Step(end="3ba"), Step(id="late", start="3ba")
+    assert check([soon, late], strict_order=True).fingerprint == check([late, soon], strict_order=True).fingerprint
+    assert codes([soon, Step(id="late", start="2ba")], strict_order=True) == ["ambiguous-order"]
+    apart = [Outside(end="3ba"), Outside(id="late", start="3ba")]  # at the end of an epoch, both act
+    assert codes(apart, strict_order=True) == ["ambiguous-order"]

@@ -65,8 +65,8 @@ def unit_vectors_agree(case: Composition, plan: cp.Plan, tally: Tally) -> None:
     if not mixers:
         return
     task, size = case.facts["task"], case.size
-    facts = case.facts | {"loss": None, "num_classes": size, "inputs": "image", "model_inputs": None}
-    engine = cp.Engine(cp.compose(mixers, **facts), model=Through(), rank=0)
+    stated = {"loss": None, "num_classes": size, "inputs": "image", "model_inputs": None, "strict_order": False}
+    engine = cp.Engine(cp.compose(mixers, **{**case.facts, **stated}), model=Through(), rank=0)
     units = torch.eye(size, dtype=torch.float64)
     images = units[:, :, None, None].expand(size, size, HEIGHT, WIDTH)
     for _ in range(STEPS):
