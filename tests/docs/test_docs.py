@@ -135,7 +135,14 @@ def test_links_lead_to_files_and_headings_that_are_there(name: str) -> None:
 
 FAULTS = text_of("docs/faults.md")
 SECTIONS: dict[str, str] = dict(re.findall(r"^## ([a-z-]+)\n(.*?)(?=^## |\Z)", FAULTS, re.MULTILINE | re.DOTALL))
-ONLY_IN_PYTHON = {"task-unstated", "inputs-unknown", "classes-unstated", "duration-unknown", "late-surgery", "loop-limit"}
+ONLY_IN_PYTHON = {
+    "task-unstated",
+    "inputs-unknown",
+    "classes-unstated",
+    "duration-unknown",
+    "late-surgery",
+    "loop-limit",
+}
 """What no config can cause: each of these sections says so."""
 
 
