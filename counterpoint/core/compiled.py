@@ -128,7 +128,12 @@ def _compiled(
     ) -> tuple[Tensor, Tensor]:
         batch = Batch(inputs, targets, *facts)
         for number, (edit, inputs_kind, targets_kind, conditional) in enumerate(edits):
-            edited = Call("", edit, draws[number], inputs_kind, targets_kind)(batch)
+            # Not by calling a Call: torch 2.7 fails to trace one that is made here.
+            edited = replace(
+                edit(batch, draws[number]),
+                inputs_kind=batch.inputs_kind if inputs_kind is None else inputs_kind,
+                targets_kind=batch.targets_kind if targets_kind is None else targets_kind,
+            )
             batch = _select(flags[number], edited, batch) if flags is not None and conditional else edited
         return batch.inputs if out is None else out.copy_(batch.inputs), batch.targets
 

@@ -1,0 +1,1 @@
+"""Measurements: ``python -m benchmarks`` compares speed with other libraries and says which goals hold."""
