@@ -51,10 +51,12 @@ def compare(algorithms: list[Any], steps: int, *, backend: str = "eager", size: 
     numbers = torch.Generator().manual_seed(1)
     for step in range(steps):
         inputs = torch.randint(0, 256, (size, 3, 8, 8), dtype=torch.uint8, generator=numbers)
-        given_inputs = inputs if plan.facts.inputs == cp.BYTES else inputs.float()
+        given_inputs = inputs if plan.facts.inputs == cp.BYTES else inputs / 255
         targets = torch.randint(0, 5, (size,), generator=numbers)
         found, wanted = fast(given_inputs, targets, step=step), plan(given_inputs, targets, step=step)
-        torch.testing.assert_close(found, wanted)
+        for one, other in zip(found, wanted, strict=True):
+            # Where a mixed value is small beside its parts, what they were rounded by is not.
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * float(other.abs().max()))
     return function
 
 

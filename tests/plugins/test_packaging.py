@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections.abc import Iterable
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
@@ -68,12 +69,15 @@ def test_every_requirement_is_pinned_to_a_version_that_it_allows() -> None:
     pins = {canonicalize_name(name): pin for name, pin in (line.split("==") for line in lines)}
     extras = PROJECT["optional-dependencies"].values()
     for requirement in map(Requirement, [*PROJECT["dependencies"], *(item for extra in extras for item in extra)]):
+        if requirement.name == PROJECT["name"]:  # an extra that holds others
+            continue
         assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
 
 
-def test_everything_imported_is_required_and_nothing_else() -> None:
+def brought_by(files: Iterable[Path]) -> set[str]:
+    """Return the distributions that the imports of some files need."""
     imported = set()
-    for path in (ROOT / "counterpoint").rglob("*.py"):
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
@@ -81,6 +85,17 @@ def test_everything_imported_is_required_and_nothing_else() -> None:
                 imported.add(str(node.module).partition(".")[0])
     packages = packages_distributions()
     third_party = imported - set(sys.stdlib_module_names) - {"counterpoint"}
-    brought = {canonicalize_name(name) for module in third_party for name in packages[module]}
-    required = {canonicalize_name(Requirement(item).name) for item in PROJECT["dependencies"]}
-    assert brought - {"pydantic-core"} == required  # pydantic requires the exact version of its core
+    # pydantic requires the exact version of its core
+    return {canonicalize_name(name) for module in third_party for name in packages[module]} - {"pydantic-core"}
+
+
+def names_of(requirements: Iterable[str]) -> set[str]:
+    return {canonicalize_name(Requirement(item).name) for item in requirements}
+
+
+def test_everything_imported_is_required_and_nothing_else() -> None:
+    files = set((ROOT / "counterpoint").rglob("*.py"))
+    integrations = set((ROOT / "counterpoint" / "integrations").rglob("*.py"))
+    required, extras = names_of(PROJECT["dependencies"]), PROJECT["optional-dependencies"]
+    assert brought_by(files - integrations) == required
+    assert brought_by(integrations) - required == names_of([*extras["lightning"], *extras["transformers"]])
