@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,8 +90,7 @@ PLACES: dict[str, tuple[Any, str, int, int, int]] = {
 """Where a signal comes: what is called then, after how many steps; the step of the checkpoint, and the workers."""
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "number"), list(zip(PLACES, cycle(SIGNALS), strict=False)))
 def test_a_stopped_run_ends_like_a_whole_one(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: int
 ) -> None:
