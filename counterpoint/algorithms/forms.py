@@ -20,8 +20,8 @@ __all__ = ["BLOCK", "FROM_BYTES", "as_bits", "in_passes", "is_permutation", "one
 FROM_BYTES = {"fill": 4 << 10, "mix": 48 << 10, "paste": 8 << 10, "paste each": 4 << 10}
 """Bytes of a sample from which an edit goes sample by sample; ``python -m benchmarks.forms`` times both forms."""
 
-BLOCK = 512 << 10
-"""Bytes that stay in a core's cache between the passes of an edit that needs no partners."""
+BLOCK = 2 << 20
+"""Bytes that stay in cache between the passes of an edit that needs no partners."""
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _Row = TypeVar("_Row")
