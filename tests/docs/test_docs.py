@@ -180,7 +180,7 @@ def test_the_readme_starts_quickly() -> None:
     blocks = re.findall(r"^```bash\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     assert blocks == [
         "pip install -c constraints.txt -e . && counterpoint train examples/digits.yaml\n",
-        "pip install -c constraints.txt -e '.[test]' && pytest\n",
+        "pip install -c constraints.txt -e '.[test]' && pytest -n 2\n",
     ]
     first = re.findall(r"^```python\n(.*?)^```$", text_of("README.md"), re.MULTILINE | re.DOTALL)[0]
     assert len([line for line in first.splitlines() if line.strip()]) <= 10
