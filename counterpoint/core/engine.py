@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from itertools import chain, repeat
 from typing import Any
 
@@ -12,18 +13,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from counterpoint.core.batch import Batch, Inputs
-from counterpoint.core.contract import watch_hook, watch_restoring
-from counterpoint.core.effects import Phase
 from counterpoint.core.errors import CounterpointError, RunError
 from counterpoint.core.events import Event
 from counterpoint.core.fired import Fired
 from counterpoint.core.fitting import check_model
-from counterpoint.core.handlers import Handler, Resume, handlers
-from counterpoint.core.kinds import Field
+from counterpoint.core.handlers import Handlers
 from counterpoint.core.opened import Opened, OpenedBatches
 from counterpoint.core.plan import Plan
 from counterpoint.core.run import Dice, draw, edit, process_rank
-from counterpoint.core.scope import Scope
+from counterpoint.core.scope import Training
+from counterpoint.core.spans import Loop, Span
 from counterpoint.core.state import load_states, pack_states
 
 __all__ = ["Engine"]
@@ -63,17 +62,40 @@ class Engine:
         predict: Callable[..., Tensor] | None = None,
     ) -> None:
         check_model(plan, model, has_optimizer=optimizer is not None)
-        self.plan, self.model, self.optimizer = plan, model, optimizer
+        self.plan = plan
         self.rank = process_rank() if rank is None else rank
-        self.batches = 0
+        self._training = training = Training(model, optimizer)
         self._update, self._predict = update, predict or model
-        self._opened = OpenedBatches()
-        self._loss: Tensor | None = None
+        self._opened = opened = OpenedBatches()
         self._states: dict[str, object] | None = None
-        self._handlers = handlers(plan)
-        self._fired = Fired(self._handlers, self._opened)
+        handlers = Handlers(plan, training, opened, self._remembered)
+        self._loop = Loop(training, opened, handlers, Fired(handlers, opened), plan.contract)
+        self._hooked = [member for member in plan.members if member.declaration.hooks]
         with self.span(Event.SETUP):
             pass
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        return self._training.model
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer, which may be set after surgery."""
+        return self._training.optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer | None) -> None:
+        self._training.optimizer = optimizer
+
+    @property
+    def batches(self) -> int:
+        """The number of device batches that are done."""
+        return self._training.batches
+
+    @batches.setter
+    def batches(self, batches: int) -> None:
+        self._training.batches = batches
 
     def _remembered(self) -> dict[str, object]:
         """Return what the algorithms remember, made at the first call, up to which a model may yet be sharded."""
@@ -82,17 +104,11 @@ class Engine:
             self._states = {identity: state for identity, state in made.items() if state is not None}
         return self._states
 
-    @contextmanager
-    def span(self, event: Event) -> Iterator[None]:
-        """Fire a span of the loop: its hooks run before, around and after the body."""
-        if event is not Event.SETUP:
+    def span(self, event: Event) -> AbstractContextManager[None]:
+        """Return a span of the loop: its hooks run before, around and after what is done in it."""
+        if self._states is None and event is not Event.SETUP:
             self._remembered()
-        self._fired.note(event)
-        with ExitStack() as entered:
-            self._enter(event, entered)
-            yield
-        for handler in self._acting(event, Phase.AFTER):
-            self._call(handler)
+        return Span(self._loop, event)
 
     def fit(self) -> AbstractContextManager[None]:
         """Return the span of the whole training."""
@@ -140,8 +156,8 @@ class Engine:
                 yield batch
             self.batches += 1
         finally:
-            self._loss = None
-            self._fired.forget(number)
+            self._training.loss = None
+            self._loop.fired.forget(number)
 
     def on(self, index: int) -> AbstractContextManager[None]:
         """Say that the passes within are over one of several open batches, counted from 0 in the order of opening."""
@@ -164,7 +180,7 @@ class Engine:
     def _activate(self, number: int, batch: Batch, draws: dict[str, Any]) -> Opened:
         """Find whose hooks act on this batch, and give those that edit nothing their draws."""
         dice = Dice(self.plan.facts.seed, number, self.rank)
-        acting = [member for member in self.plan.members if member.declaration.hooks and dice.acts(member)]
+        acting = [member for member in self._hooked if dice.acts(member)]
         for member in acting:
             if member.identity not in draws:
                 draws[member.identity] = draw(member, batch.spec, dice)
@@ -195,9 +211,9 @@ class Engine:
             self._check_nothing_first()
         with self.span(Event.STEP):
             run = self._zeroed(closure) if ran is None else self._first(ran, closure)
-            for handler in reversed(self._acting(Event.STEP, Phase.REPLACE)):
-                run = self._replaced(handler, run)
-            self._loss = loss = run()
+            for call, state, scope in reversed(self._loop.handlers.at(Event.STEP).replace):
+                run = partial(call, state, scope, run)
+            self._training.loss = loss = run()
             with self.span(Event.UPDATE):
                 yield loss
 
@@ -225,75 +241,21 @@ class Engine:
     def _zeroed(self, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
         def run() -> Tensor:
             self._ready().zero_grad()
-            return self._fired.run(closure)
+            return self._loop.fired.run(closure)
 
         return run
 
     def _first(self, ran: Tensor, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """Return a closure whose first run is the one that the loop has made."""
-        self._fired.check()
+        self._loop.fired.check()
         runs = chain([lambda: ran], repeat(self._zeroed(closure)))
         return lambda: next(runs)()
 
     def _check_nothing_first(self) -> None:
-        first = [*self._acting(Event.STEP, Phase.BEFORE), *self._acting(Event.STEP, Phase.AROUND)]
+        acting = self._loop.handlers.at(Event.STEP)
+        first = [*(scope.owner for _, _, scope in acting.before), *(handler.step.name for handler in acting.around)]
         if first:
             raise RunError(
-                f"{', '.join(handler.step.name for handler in first)} acts before the passes of each step, which this "
+                f"{', '.join(first)} acts before the passes of each step, which this "
                 "loop makes before it steps: use a loop that gives engine.step a closure, or leave the method out"
             )
-
-    def _replaced(self, handler: Handler, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        def instead() -> Tensor:
-            loss: Tensor = handler.call(self._state(handler), self._scope(handler), run)
-            return loss
-
-        return instead
-
-    def _enter(self, event: Event, entered: ExitStack) -> None:
-        for handler in self._acting(event, Phase.BEFORE):
-            self._call(handler)
-        for handler in self._acting(event, Phase.AROUND):
-            hook = handler.call(self._state(handler), self._scope(handler))
-            restored = watch_restoring(self.plan.contract, handler.step.name, handler.step.effect, self.model)
-            done = watch_hook(self.plan.contract, handler.step.name, handler.step.effect, self.model)
-            next(hook)
-            entered.push(Resume(hook, handler.step.name, restored))
-            done()
-
-    def _acting(self, event: Event, phase: Phase) -> Sequence[Handler]:
-        handlers = self._handlers.get((event, phase), ())
-        if not event.in_batch or not handlers:
-            return handlers
-        return [
-            handler for handler in handlers if any(handler.step.name in one.active for one in self._opened.at(event))
-        ]
-
-    def _call(self, handler: Handler) -> None:
-        done = watch_hook(self.plan.contract, handler.step.name, handler.step.effect, self.model)
-        handler.call(self._state(handler), self._scope(handler))
-        done()
-
-    def _state(self, handler: Handler) -> object | None:
-        return None if handler.step.effect.event is Event.SETUP else self._remembered().get(handler.step.name)
-
-    def _scope(self, handler: Handler) -> Scope:
-        """Return what a hook sees; at a step that takes several batches, the first of those that its method acts on."""
-        name, concerned = handler.step.name, self._opened.at(handler.step.effect.event)
-        acting = [opened for opened in concerned if name in opened.active]
-        batch = concerned[0].batch if len(concerned) == 1 else None
-        return Scope(
-            owner=name,
-            effect=handler.step.effect,
-            step=acting[0].number if acting else self.batches,
-            draws=acting[0].draws.get(name) if acting else None,
-            fields={
-                Field.MODULES: self.model,
-                Field.PARAMETERS: self.model,
-                Field.GRADIENTS: self.model,
-                Field.OPTIMIZER: self.optimizer,
-                Field.INPUTS: batch,
-                Field.TARGETS: batch,
-                Field.LOSS: self._loss,
-            },
-        )

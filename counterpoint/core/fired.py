@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import product
 
 from torch import Tensor
 
-from counterpoint.core.effects import Phase
 from counterpoint.core.errors import EngineRequiredError, RunError
 from counterpoint.core.events import Event
-from counterpoint.core.handlers import Handler
+from counterpoint.core.handlers import Handlers
 from counterpoint.core.opened import OpenedBatches
 
 __all__ = ["Fired"]
@@ -19,25 +18,27 @@ _PASSES = (Event.FORWARD, Event.LOSS, Event.BACKWARD)
 
 
 class Fired:
-    """The spans of passes that were fired, by the number of the batch that they were over."""
+    """The spans of passes that were fired, by the number of the batch that they were over.
 
-    def __init__(self, handlers: Mapping[tuple[Event, Phase], tuple[Handler, ...]], opened: OpenedBatches) -> None:
+    Passes at which some method acts are ``watched``, with the names of these methods.
+    """
+
+    def __init__(self, handlers: Handlers, opened: OpenedBatches) -> None:
         self._opened = opened
-        found = {event: [h for phase in Phase for h in handlers.get((event, phase), ())] for event in _PASSES}
-        self._names = {event: dict.fromkeys(h.step.name for h in acting) for event, acting in found.items()}
+        self.watched = {event: names for event in _PASSES if (names := handlers.names(event))}
         self._fired: set[tuple[Event, int]] = set()
         self._running = False
 
     def note(self, event: Event) -> None:
-        """Note that a span was fired; raises ``RunError`` for a closure's pass that could be over several."""
-        if event not in _PASSES:
-            return
-        if self._running and self._names[event] and not self._opened.is_clear:
+        """Note that a pass was fired; raises ``RunError`` for a closure's pass that could be over several batches."""
+        if self._running and not self._opened.is_clear:
             raise RunError(
-                f"{', '.join(self._names[event])} acts at each {event.value}, and {len(self._opened.all)} device "
+                f"{', '.join(self.watched[event])} acts at each {event.value}, and {len(self._opened.all)} device "
                 "batches are open: make the passes over each in `with engine.on(index):`"
             )
-        self._fired |= {(event, opened.number) for opened in self._opened.at(event)}
+        at_hand = self._opened.at_hand
+        if at_hand is not None:
+            self._fired.add((event, at_hand.number))
 
     def run(self, closure: Callable[[], Tensor]) -> Tensor:
         """Run a closure, and check what it fired."""
@@ -52,8 +53,8 @@ class Fired:
 
     def check(self) -> None:
         """Raise ``EngineRequiredError`` for a method of an open batch at whose span nothing was fired."""
-        for event, opened in product(_PASSES, self._opened.all):
-            names = [name for name in self._names[event] if name in opened.active]
+        for (event, watched), opened in product(self.watched.items(), self._opened.all):
+            names = [name for name in watched if name in opened.active]
             if names and (event, opened.number) not in self._fired:
                 raise EngineRequiredError(
                     f"{', '.join(names)} acts at each {event.value}, and the passes over batch {opened.number} fired "

@@ -1,19 +1,28 @@
-"""Hooks bound to their algorithms: by the span and the phase at which they act, and resumed at a span's end."""
+"""Who acts at a span: the hooks of a plan, bound to what they are called with before the span is fired."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from counterpoint.core.effects import Phase
-from counterpoint.core.errors import ContractError
+from torch import nn
+
+from counterpoint.core.contract import watch_hook
+from counterpoint.core.effects import Contract, Phase
 from counterpoint.core.events import Event
+from counterpoint.core.opened import Opened, OpenedBatches
 from counterpoint.core.plan import Plan
-from counterpoint.core.scope import Outcome
+from counterpoint.core.scope import Scope, Training
 from counterpoint.core.steps import HookStep
 
-__all__ = ["Handler", "Resume", "handlers"]
+__all__ = ["NOBODY", "Acting", "Bound", "Handler", "Handlers"]
+
+_KEPT = 256
+"""For how many sets of methods each span keeps who acts; methods that act by chance make ever more of them."""
+
+Bound = tuple[Callable[..., Any], object, Scope]
+"""A hook, and the state and the scope that it is called with."""
 
 
 @dataclass(frozen=True)
@@ -24,28 +33,90 @@ class Handler:
     call: Callable[..., Any]
 
 
-@dataclass(frozen=True)
-class Resume:
-    """Resumes a hook around a span with the outcome; an ExitStack calls it whatever happened."""
+class Acting(NamedTuple):
+    """Who acts at a span, in each phase in the order of the plan.
 
-    hook: Generator[None, Outcome, None]
-    owner: str
-    restored: Callable[[], None]
+    Hooks around it get a scope of their own each time, since other batches may be opened while they wait.
+    """
 
-    def __call__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        """Resume the hook."""
-        try:
-            self.hook.send(Outcome(error))
-        except StopIteration:
-            self.restored()
-            return False
-        raise ContractError(f"{self.owner} yields more than once around a span: yield once, then restore")
+    before: tuple[Bound, ...] = ()
+    around: tuple[Handler, ...] = ()
+    replace: tuple[Bound, ...] = ()
+    after: tuple[Bound, ...] = ()
 
 
-def handlers(plan: Plan) -> dict[tuple[Event, Phase], tuple[Handler, ...]]:
-    """Return the hooks of a plan in their order, by where they act."""
-    table: dict[tuple[Event, Phase], tuple[Handler, ...]] = {}
-    for hook in plan.hooks:
-        key = (hook.effect.event, hook.effect.phase)
-        table[key] = (*table.get(key, ()), Handler(hook, getattr(hook.work.algorithm, hook.effect.method)))
-    return table
+NOBODY = Acting()
+
+
+class Handlers:
+    """The hooks of a plan by the span and the phase at which they act.
+
+    ``remembered`` gives what the algorithms remember, by their names.
+    """
+
+    def __init__(
+        self, plan: Plan, training: Training, opened: OpenedBatches, remembered: Callable[[], Mapping[str, object]]
+    ) -> None:
+        self._contract, self._training, self._opened, self._remembered = plan.contract, training, opened, remembered
+        self._hooks: dict[Event, list[Handler]] = {}
+        for hook in plan.hooks:
+            handler = Handler(hook, getattr(hook.work.algorithm, hook.effect.method))
+            self._hooks.setdefault(hook.effect.event, []).append(handler)
+        self._known: dict[Event, dict[frozenset[str], Acting]] = {event: {} for event in self._hooks}
+
+    def names(self, event: Event) -> list[str]:
+        """Return the names of those that act at a span, on some batch or other."""
+        return list(dict.fromkeys(handler.step.name for handler in self._hooks.get(event, ())))
+
+    def at(self, event: Event) -> Acting:
+        """Return who acts at a span that is fired now."""
+        known = self._known.get(event)
+        if known is None:
+            return NOBODY
+        opened = self._opened.all
+        if len(opened) == 1:
+            found = known.get(opened[0].active)
+            return self._keep(event, opened[0].active, opened) if found is None else found
+        concerned = self._opened.at(event)
+        return self._made(event, frozenset[str]().union(*(one.active for one in concerned)), tuple(concerned))
+
+    def state(self, handler: Handler) -> object | None:
+        """Return what the algorithm of a hook remembers."""
+        return None if handler.step.effect.event is Event.SETUP else self._remembered().get(handler.step.name)
+
+    def scope(self, handler: Handler, concerned: Sequence[Opened]) -> Scope:
+        """Return what a hook sees at a span over some of the batches at work."""
+        return Scope(handler.step.name, handler.step.effect, self._training, concerned)
+
+    def _keep(self, event: Event, active: frozenset[str], concerned: Sequence[Opened]) -> Acting:
+        known = self._known[event]
+        if len(known) >= _KEPT:
+            known.clear()
+        known[active] = self._made(event, active, concerned)
+        return known[active]
+
+    def _made(self, event: Event, active: frozenset[str], concerned: Sequence[Opened]) -> Acting:
+        acting = [one for one in self._hooks[event] if not event.in_batch or one.step.name in active]
+        concerned = concerned if event.in_batch else ()
+        phases = {phase: [one for one in acting if one.step.effect.phase is phase] for phase in Phase}
+        before, replace, after = (
+            tuple(self._bound(one, concerned) for one in phases[phase])
+            for phase in (Phase.BEFORE, Phase.REPLACE, Phase.AFTER)
+        )
+        return Acting(before, tuple(phases[Phase.AROUND]), replace, after)
+
+    def _bound(self, handler: Handler, concerned: Sequence[Opened]) -> Bound:
+        watched = self._contract is Contract.ALWAYS and handler.step.effect.phase is not Phase.REPLACE
+        call = _watched(handler, self._training.model) if watched else handler.call
+        return call, self.state(handler), self.scope(handler, concerned)
+
+
+def _watched(handler: Handler, model: nn.Module) -> Callable[..., None]:
+    """Return a hook that is held to its declaration."""
+
+    def call(state: object, scope: Scope) -> None:
+        done = watch_hook(Contract.ALWAYS, handler.step.name, handler.step.effect, model)
+        handler.call(state, scope)
+        done()
+
+    return call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,10 @@ from counterpoint.core.batch import Batch
 from counterpoint.core.effects import HookEffect
 from counterpoint.core.errors import ContractError
 from counterpoint.core.kinds import Field
+from counterpoint.core.opened import Opened
 from counterpoint.core.sharding import reshard
 
-__all__ = ["Outcome", "Scope"]
+__all__ = ["Outcome", "Scope", "Training"]
 
 
 @dataclass(frozen=True)
@@ -25,18 +26,46 @@ class Outcome:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True)
-class Scope:
-    """What a hook may touch. ``step`` counts device batches, ``draws`` are those of its algorithm for this batch.
+@dataclass(eq=False)
+class Training:
+    """What a loop is at: the optimizer once there is one, the number of batches done, and the loss of the step."""
 
-    A field that the hook did not declare raises ``ContractError`` naming the declaration to change.
+    model: nn.Module
+    optimizer: Optimizer | None
+    batches: int = 0
+    loss: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """What a hook may touch, during its call or the span that it is around.
+
+    ``step`` counts device batches, ``draws`` are those of its algorithm for this batch; where a step takes several
+    batches, they are those of the first on which the algorithm acts. A field that the hook did not declare raises
+    ``ContractError`` naming the declaration to change.
     """
 
     owner: str
     effect: HookEffect
-    step: int
-    draws: Any
-    fields: Mapping[Field, object]
+    training: Training
+    concerned: Sequence[Opened] = ()
+    """The batches at work that its span is over."""
+
+    @property
+    def step(self) -> int:
+        """The number of the device batch."""
+        opened = self._acts_on
+        return self.training.batches if opened is None else opened.number
+
+    @property
+    def draws(self) -> Any:
+        """What its algorithm drew for the batch, ``None`` outside of any."""
+        opened = self._acts_on
+        return None if opened is None else opened.draws.get(self.owner)
+
+    @property
+    def _acts_on(self) -> Opened | None:
+        return next((opened for opened in self.concerned if self.owner in opened.active), None)
 
     @property
     def model(self) -> nn.Module:
@@ -44,40 +73,38 @@ class Scope:
 
         The parameters of a model that FSDP shards are its shards, also after a forward pass that gathered them.
         """
-        model = self._get(Field.PARAMETERS, Field.GRADIENTS, Field.MODULES)
-        assert isinstance(model, nn.Module)
-        reshard(model)
-        return model
+        self._declared(Field.PARAMETERS, Field.GRADIENTS, Field.MODULES)
+        reshard(self.training.model)
+        return self.training.model
 
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer, for hooks that declare ``optimizer``."""
-        optimizer = self._get(Field.OPTIMIZER)
-        if not isinstance(optimizer, Optimizer):
+        self._declared(Field.OPTIMIZER)
+        if self.training.optimizer is None:
             raise ContractError(f"{self.owner} needs the optimizer at {self.effect.event.value}, before there is one")
-        return optimizer
+        return self.training.optimizer
 
     @property
     def batch(self) -> Batch:
         """The edited device batch, for hooks that declare ``inputs`` or ``targets``."""
-        batch = self._get(Field.INPUTS, Field.TARGETS)
-        if not isinstance(batch, Batch):
+        self._declared(Field.INPUTS, Field.TARGETS)
+        if len(self.concerned) != 1:
             raise ContractError(f"{self.owner} needs the batch at {self.effect.event.value}, outside of any batch")
-        return batch
+        return self.concerned[0].batch
 
     @property
     def loss(self) -> Tensor:
         """The loss of the step, for hooks that declare ``loss`` and run after the closure."""
-        loss = self._get(Field.LOSS)
-        if not isinstance(loss, Tensor):
+        self._declared(Field.LOSS)
+        if self.training.loss is None:
             raise ContractError(f"{self.owner} needs the loss at {self.effect.event.value}, before there is one")
-        return loss
+        return self.training.loss
 
-    def _get(self, *parts: Field) -> object:
-        declared = self.effect.reads | self.effect.writes
-        for part in parts:
-            if part in declared:
-                return self.fields[part]
+    def _declared(self, *parts: Field) -> None:
+        """Raise ``ContractError`` unless one of the fields was declared."""
+        if not self.effect.reads.isdisjoint(parts) or not self.effect.writes.isdisjoint(parts):
+            return
         words = " or ".join(repr(part.value) for part in parts)
         raise ContractError(
             f"{self.owner}.{self.effect.method} uses {words} and does not declare it: "
