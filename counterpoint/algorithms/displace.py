@@ -92,8 +92,8 @@ def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
 
 def _matrices(strength: Tensor, *, place: int) -> Tensor:
     """Return matrices that leave everything where it is, but for one number."""
-    matrices = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64).repeat(len(strength), 1)
-    matrices = matrices.to(strength.device)
+    # Made where they are used: a copy from the host would wait for the device.
+    matrices = torch.eye(2, 3, dtype=torch.float64, device=strength.device).flatten().repeat(len(strength), 1)
     matrices[:, place] = strength.double()
     return matrices
 
