@@ -120,7 +120,7 @@ FUNCTIONS: dict[str, str] = {
     "cutout": "(inputs, boxes, *, fill=0.0)",
     "dense_targets": "(target, num_classes, *, ignore_index=-100, dtype=torch.float32)",
     "mixup": "(inputs, targets, lam, perm)",
-    "normalize": "(inputs, mean, std)",
+    "normalize": "(inputs, mean, std, *, dtype=None, channels_last=False)",
     "select_by_loss": "(losses, keys, keep, beta)",
     "smooth_labels": "(targets, smoothing)",
 }

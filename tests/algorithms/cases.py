@@ -285,6 +285,13 @@ CASES: dict[str, tuple[Case, ...]] = {
             gives=True,
         ),
         EditCase(
+            Normalize(mean=[0.5, 0.25, 0.6], std=[0.4], channels_last=True),
+            naive_normalizing([0.5, 0.25, 0.6], [0.4], 255),
+            inputs=("bytes",),
+            dense=False,
+            gives=True,
+        ),
+        EditCase(
             Normalize(mean=[0.5, 0.25, 0.6], std=[0.4]),
             naive_normalizing([0.5, 0.25, 0.6], [0.4], 1),
             inputs=("unit",),
