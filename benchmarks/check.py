@@ -25,15 +25,17 @@ def seeded(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def holes_and_weights(erase: Erase, mix: Mix, shape: torch.Size, seed: int) -> tuple[Tensor, Tensor]:
-    """Return what was erased and the N x N weights of the mixing that follow a seed, found on probes."""
+def holes_and_weights(
+    erase: Erase, mix: Mix, shape: torch.Size, seed: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what was erased and the N x N weights of the mixing that follow a seed, found on probes; on the host."""
     count, pixels = shape[0], shape[1:].numel()
     seeded(seed)
-    holes = erase(torch.ones(shape)) == 0
+    holes = erase(torch.ones(shape, device=device)) == 0
     probe = torch.zeros(count, pixels)
     probe[:, :count] = torch.eye(count)
-    mixed, _ = mix(probe.view(shape), torch.arange(count) % CLASSES)
-    return holes, mixed.reshape(count, -1)[:, :count].double()
+    mixed, _ = mix(probe.view(shape).to(device), torch.arange(count, device=device) % CLASSES)
+    return holes.cpu(), mixed.reshape(count, -1)[:, :count].double().cpu()
 
 
 def check_batch(
@@ -42,8 +44,12 @@ def check_batch(
     given: tuple[Tensor, Tensor],
     draws: tuple[Tensor, Tensor],
     smoothing: float = SMOOTHING,
-) -> None:
-    """Hold bytes normalised, erased and mixed, and their targets, to the formulas in float64."""
+    tolerance: float = 1e-4,
+) -> float:
+    """Hold bytes normalised, erased and mixed, and their targets, to the formulas in float64; all on the host.
+
+    Return the error of the inputs, as a share of their norm; each value may be off by ``tolerance``.
+    """
     (inputs, targets), (images, labels), (holes, weights) = found, given, draws
     share = holes.double().mean().item()
     if not (0.005 < share < 0.6 and torch.allclose(weights.sum(1), torch.ones(len(weights)).double(), atol=1e-5)):
@@ -53,9 +59,11 @@ def check_batch(
         exact = exact.sub_(exact.new_tensor(MEAN).view(-1, 1, 1)).div_(exact.new_tensor(STD).view(-1, 1, 1))
     exact.masked_fill_(holes, 0.0)
     wanted = (weights @ exact.flatten(1)).view_as(exact)
-    torch.testing.assert_close(inputs.double(), wanted, rtol=1e-4, atol=1e-4, msg=lambda why: f"{name}: {why}")
+    off = inputs.double()
+    torch.testing.assert_close(off, wanted, rtol=tolerance, atol=tolerance, msg=lambda why: f"{name}: {why}")
     rows = torch.nn.functional.one_hot(labels, CLASSES).double() * (1 - smoothing) + smoothing / CLASSES
     torch.testing.assert_close(targets.double(), weights @ rows, rtol=0, atol=1e-4, msg=lambda why: f"{name}: {why}")
+    return float((off - wanted).norm() / wanted.norm())
 
 
 def check_paste(name: str, mix: Mix, images: Tensor, labels: Tensor, seed: int) -> None:

@@ -16,17 +16,18 @@ from benchmarks.check import CLASSES, MEAN, SMOOTHING, STD
 
 __all__ = ["LENGTH", "Contender", "Ours", "chain", "peers"]
 
+HOST = torch.device("cpu")
 LENGTH = 0.5
 """Side of the hole as a share of the image's; those that draw an area get this side's."""
 
 
 class Contender(Protocol):
-    """What a library does to a batch: each part, and the whole chain."""
+    """What a library does to a batch: each part, and the whole chain; made for a device and a dtype."""
 
     name: str
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Turn bytes into normalised float32."""
+        """Turn bytes into normalised values of the dtype."""
 
     def erase(self, images: Tensor) -> Tensor:
         """Fill a hole with 0."""
@@ -52,15 +53,15 @@ class Composer:
 
     name = "Composer's functions"
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> None:
         self._cutout = import_module("composer.algorithms.cutout").cutout_batch
         self._mixup = import_module("composer.algorithms.mixup").mixup_batch
         self._cutmix = import_module("composer.algorithms.cutmix").cutmix_batch
-        self._mean = torch.tensor(MEAN).mul(255).view(-1, 1, 1)
-        self._std = torch.tensor(STD).mul(255).view(-1, 1, 1)
+        self._mean = torch.tensor(MEAN).mul(255).view(-1, 1, 1).to(device, dtype)
+        self._std = torch.tensor(STD).mul(255).view(-1, 1, 1).to(device, dtype)
 
     def normalize(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self._mean).div_(self._std)
+        return images.to(self._mean.dtype).sub_(self._mean).div_(self._std)
 
     def erase(self, images: Tensor) -> Tensor:
         return self._cutout(images, num_holes=1, length=LENGTH)
@@ -81,9 +82,9 @@ class Torchvision:
 
     name = "torchvision v2"
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> None:
         self._t = t = import_module("torchvision.transforms.v2")
-        self._to_float = t.ToDtype(torch.float32, scale=True)
+        self._to_float = t.ToDtype(dtype, scale=True)
         self._normalize = t.Normalize(MEAN, STD, inplace=True)
         self._erase = t.RandomErasing(p=1.0, scale=(LENGTH**2, LENGTH**2), ratio=(1.0, 1.0), inplace=True)
         self._mixup = t.MixUp(alpha=0.2, num_classes=CLASSES)
@@ -108,17 +109,17 @@ class Timm:
 
     name = "timm"
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> None:
         self._data = import_module("timm.data")
-        self._mean = torch.tensor(MEAN).mul(255).view(1, -1, 1, 1)
-        self._std = torch.tensor(STD).mul(255).view(1, -1, 1, 1)
+        self._mean = torch.tensor(MEAN).mul(255).view(1, -1, 1, 1).to(device, dtype)
+        self._std = torch.tensor(STD).mul(255).view(1, -1, 1, 1).to(device, dtype)
         erasing = import_module("timm.data.random_erasing").RandomErasing
         area = LENGTH**2
         self.erasing = erasing(probability=1.0, min_area=area, max_area=area, min_aspect=1.0, max_aspect=1.0)
-        self.erasing.device = "cpu"
+        self.erasing.device = str(device)
 
     def normalize(self, images: Tensor) -> Tensor:
-        return images.float().sub_(self._mean).div_(self._std)
+        return images.to(self._mean.dtype).sub_(self._mean).div_(self._std)
 
     def erase(self, images: Tensor) -> Tensor:
         return self.erasing(images)
@@ -136,16 +137,16 @@ class Kornia:
 
     name = "kornia"
 
-    def __init__(self) -> None:
-        k = import_module("kornia.augmentation")
+    def __init__(self, device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> None:
+        k, self._dtype = import_module("kornia.augmentation"), dtype
         keys = {"data_keys": ["input", "class"]}
-        self._normalize = k.Normalize(torch.tensor(MEAN), torch.tensor(STD))
+        self._normalize = k.Normalize(torch.tensor(MEAN), torch.tensor(STD)).to(device)
         self._erase = k.RandomErasing(p=1.0, scale=(LENGTH**2, LENGTH**2), ratio=(1.0, 1.0))
         self._mixup = k.RandomMixUpV2(p=1.0, lambda_val=torch.tensor([0.0, 1.0]), **keys)
         self._cutmix = k.RandomCutMixV2(p=1.0, **keys)
 
     def normalize(self, images: Tensor) -> Tensor:
-        return self._normalize(images.float() / 255)
+        return self._normalize(images.to(self._dtype) / 255)
 
     def erase(self, images: Tensor) -> Tensor:
         return self._erase(images)
@@ -193,16 +194,16 @@ class Ours:
         return holes.expand_as(images), weights
 
 
-def peers() -> tuple[list[Contender], dict[str, str]]:
+def peers(device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> tuple[list[Contender], dict[str, str]]:
     """Return the libraries that can be imported here, and why the others cannot."""
     found: list[Contender] = []
     absent: dict[str, str] = {}
-    made: tuple[Callable[[], Contender], ...] = (Composer, Torchvision, Timm, Kornia)
+    made: tuple[Callable[..., Contender], ...] = (Composer, Torchvision, Timm, Kornia)
     for make in made:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found.append(make())
+                found.append(make(device, dtype))
         except ImportError as error:
             absent[str(getattr(make, "name", make))] = str(error).splitlines()[0]
     return found, absent
