@@ -48,7 +48,22 @@ Names = Annotated[
 ]
 
 
-class Algorithm(BaseModel, Generic[DrawsT]):
+if TYPE_CHECKING:
+
+    class _Drawing(BaseModel, Generic[DrawsT]): ...
+else:
+
+    class _Drawing(BaseModel):
+        """Lets ``Algorithm[Draws]`` be ``Algorithm``: what is drawn is for type checkers, and no field hangs on it.
+
+        Left to itself, pydantic would build a model of every parameter; generic subclasses have that still.
+        """
+
+        def __class_getitem__(cls, draws):
+            return super().__class_getitem__(draws) if cls.__pydantic_generic_metadata__["parameters"] else cls
+
+
+class Algorithm(_Drawing[DrawsT]):
     """One training method: its hyperparameters as fields, its effects as decorated methods.
 
     A subclass states its registered name, ``class MixUp(Algorithm[Mixing], name="mixup")`` (without it, the class's

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, Generic, TypeVar
+
 import pytest
+from pydantic import ValidationError
 
 import counterpoint as cp
 from counterpoint.algorithms import MixUp
@@ -144,3 +147,23 @@ def test_an_instance_may_edit_one_more_field_and_have_a_meaning_for_fewer_tasks(
         cp.compose([Flagging(flag=True)], task="multiclass", **facts)
     assert [fault.code for fault in caught.value.faults] == ["task-unsupported"]
     assert set(Flagging.declaration.transforms[0].edits) == {cp.Field.INPUTS}
+
+
+def test_what_is_drawn_makes_no_class_of_its_own() -> None:
+    assert cp.Algorithm[int] is cp.Algorithm[Any] is cp.Algorithm
+    assert MixUp.__bases__ == (cp.Algorithm,)
+
+
+def test_an_algorithm_may_be_generic_in_its_settings() -> None:
+    Amount = TypeVar("Amount")
+
+    class Shift(cp.Algorithm[Amount], Generic[Amount], name="shift"):
+        amount: Amount
+
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE)
+        def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return batch
+
+    assert Shift[float](amount=0.5).amount == 0.5
+    with pytest.raises(ValidationError, match="valid integer"):
+        Shift[int](amount=0.5)
