@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 from pydantic_core import ErrorDetails
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from counterpoint.core import Duration, Facts, Fault, LossSpec, Plan, Terms
 from counterpoint.core import compose as check
-from counterpoint.core.compiled import Compiled
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import ConfigError, PluginError, UnknownNameError, nearest
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TARGET_KINDS, TASKS, Kind, Task
 from counterpoint.core.schedule import Clock
 from counterpoint.losses import resolve_loss
 from counterpoint.plugins import ALGORITHMS, LOSSES
+
+if TYPE_CHECKING:
+    from counterpoint.core.compiled import Compiled
 
 __all__ = ["compose"]
 
@@ -87,16 +89,22 @@ def compose(
     )
     return check(
         algorithms,
-        resolve=ALGORITHMS.load,
+        resolve=ALGORITHMS.loader(),
         facts=facts,
         loss=_loss(loss, loss_accepts, num_classes, terms, faults),
         strict_order=strict_order,
         contract=Contract(contract),
-        compiled=Compiled() if compile else None,
+        compiled=_compiled() if compile else None,
         terms=terms,
         choice="one_of",
         faults=faults,
     )
+
+
+def _compiled() -> Compiled:
+    from counterpoint.core.compiled import Compiled  # few plans are compiled, and the others do without it
+
+    return Compiled()
 
 
 def _task(given: str | Task | None, terms: Terms, faults: list[Fault]) -> Task:

@@ -217,6 +217,12 @@ class TestNames:
         exec("from counterpoint import *", space)
         assert set(space) - {"__builtins__"} == set(NAMES)
 
+    @pytest.mark.parametrize("room", ["counterpoint.algorithms", "counterpoint.core", "counterpoint.losses"])
+    def test_rooms_have_what_they_list(self, room: str) -> None:
+        module = importlib.import_module(room)
+        assert set(dir(module)) == set(module.__all__)
+        assert all(hasattr(module, name) for name in module.__all__)
+
     def test_another_name_is_an_attribute_error(self) -> None:
         with pytest.raises(AttributeError, match="no attribute 'Mixup'"):
             cp.Mixup  # noqa: B018 - looking it up is the test
@@ -272,7 +278,6 @@ class TestAlgorithms:
         public = {getattr(counterpoint.algorithms, name) for name in counterpoint.algorithms.__all__}
         assert public == classes
         assert {entry.name for entry in registered} == {algorithm.name for algorithm in public}
-        assert set(dir(counterpoint.algorithms)) == set(counterpoint.algorithms.__all__)
 
     @pytest.mark.parametrize("name", counterpoint.algorithms.__all__)
     def test_each_takes_the_common_settings(self, name: str) -> None:
@@ -443,3 +448,19 @@ class TestImporting:
             {"accelerate", "omegaconf", "rich", "sklearn", "torchmetrics", "typer", "PIL"}
         )
         assert list(tmp_path.iterdir()) == []
+
+    def test_composing_loads_nothing_that_only_a_run_or_a_config_needs(self, tmp_path: Path) -> None:
+        code = (
+            "import json, sys, torch\n"
+            "from pydantic import BaseModel, Field\n"
+            "before = set(sys.modules)\n"
+            "import counterpoint as cp\n"
+            "names = ['mixup', 'cutout', 'label_smoothing', 'ema']\n"
+            "cp.compose(names, loss=torch.nn.CrossEntropyLoss(), task='multiclass', num_classes=10)\n"
+            "print(json.dumps(sorted(set(sys.modules) - before)))"
+        )
+        loaded = set(run_python(code, tmp_path))
+        runs = {f"counterpoint.core.{name}" for name in ("compiled", "contract", "engine", "explain", "run", "spans")}
+        assert loaded.isdisjoint({*runs, "counterpoint.losses.registered"})
+        foreign = {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names)
+        assert foreign <= {"counterpoint", "pydantic", "stevedore"}

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from counterpoint.core.checks import check_members, without
-from counterpoint.core.compiled import Compiled
 from counterpoint.core.conversions import CONVERSIONS, Conversion
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
@@ -23,6 +23,9 @@ from counterpoint.core.plan import Plan
 from counterpoint.core.remedy import Drop, Set, State
 from counterpoint.core.steps import BatchStep, HookStep
 from counterpoint.core.wiring import batch_edges, disagreements, hook_edges, node_of
+
+if TYPE_CHECKING:
+    from counterpoint.core.compiled import Compiled
 
 __all__ = ["compose"]
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
-from counterpoint.core.compiled import Compiled
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
@@ -20,6 +19,9 @@ from counterpoint.core.loss import LossSpec, OutputsWatch
 from counterpoint.core.member import Member
 from counterpoint.core.order import Pair
 from counterpoint.core.steps import BatchStep, HookStep
+
+if TYPE_CHECKING:
+    from counterpoint.core.compiled import Compiled
 
 __all__ = ["Plan"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -43,7 +44,8 @@ class Registry(Generic[Loaded]):
 
     ``group`` is the group, ``noun`` what an error calls one of its things. ``mistake(entry, loaded)`` says what is
     wrong with a loaded object and how to mend it, or ``None`` where it is what the group expects. The installed
-    packages are read anew at each call, so that a package installed in a running session is found.
+    packages are read anew at each call, so that a package installed in a running session is found; what ``loader``
+    returns reads them once.
 
     >>> Registry("counterpoint.algorithms", "algorithm").load("mixup")
     <class 'counterpoint.algorithms.mixup.MixUp'>
@@ -71,7 +73,14 @@ class Registry(Generic[Loaded]):
         ``BrokenPluginError`` if importing fails in any way, a call of ``sys.exit`` included, or if the object is not
         what the group expects.
         """
-        point = self._only(name)
+        return self.loader()(name)
+
+    def loader(self) -> Callable[[str], Loaded]:
+        """Return a ``load`` for the names of one list: it reads the installed packages at the first name alone."""
+        points = functools.cache(self._points)
+        return lambda name: self._load(self._only(name, points()))
+
+    def _load(self, point: importlib.metadata.EntryPoint) -> Loaded:
         entry = _entry(point)
         loaded: Loaded = _import(point, entry, self.noun)
         mistake = self._mistake(entry, loaded)
@@ -82,8 +91,7 @@ class Registry(Generic[Loaded]):
     def _points(self) -> list[importlib.metadata.EntryPoint]:
         return list(importlib.metadata.entry_points(group=self.group))
 
-    def _only(self, name: str) -> importlib.metadata.EntryPoint:
-        points = self._points()
+    def _only(self, name: str, points: Sequence[importlib.metadata.EntryPoint]) -> importlib.metadata.EntryPoint:
         found = [point for point in points if point.name == name]
         if not found:
             known = {point.name for point in points}
@@ -111,7 +119,7 @@ def _import(point: importlib.metadata.EntryPoint, entry: Entry, noun: str) -> An
     Anything can be raised while a foreign module is imported, and each of it means the same to the one who asked for
     the name. An interrupt is the user's own, and goes on.
     """
-    from counterpoint.plugins.loading import load  # stevedore takes 50 ms to import, and listing does without it
+    from counterpoint.plugins.loading import load  # listing does without stevedore
 
     if point.pattern.match(point.value) is None:
         raise BrokenPluginError(f"the {noun} {entry} cannot be loaded: an entry point is written 'module:object'")

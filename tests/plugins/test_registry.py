@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import counterpoint as cp
 from counterpoint.core.errors import BrokenPluginError, DuplicateNameError, PluginError, UnknownNameError
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Entry, Registry, check, entries
 
@@ -79,6 +81,23 @@ def test_a_package_installed_later_is_found(install) -> None:
     install("late", {"counterpoint.models": {"late": "late_module:Thing"}}, {"late_module": SETTINGS})
     assert "late" in MODELS.names()
     assert MODELS.load("late")().build() == 1
+
+
+def test_a_package_installed_between_two_compositions_is_found(install) -> None:
+    with pytest.raises(cp.CompositionError, match="no algorithm is registered under the name 'grey'"):
+        cp.compose(["cutout", "grey"], task="multiclass")
+    install("grey-images", {GROUP: {"grey": "grey_images:Grey"}}, {"grey_images": METHOD})
+    assert set(cp.compose(["cutout", "grey"], task="multiclass").order) == {"cutout", "grey"}
+
+
+def test_the_installed_packages_are_read_once_for_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, groups = importlib.metadata.entry_points, []
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: groups.append(group) or read(group=group))
+    choice = {"name": "one_of", "algorithms": ["mixup", "cutmix"]}
+    cp.compose(["cutout", "label_smoothing", choice, "ema"], task="multiclass", num_classes=10)
+    assert groups == [GROUP]
+    cp.compose([ALGORITHMS.loader()("ema")()], task="multiclass")
+    assert groups == [GROUP, GROUP]  # read for the loader, and not for an instance
 
 
 def test_an_algorithm_from_a_plugin_loads(install) -> None:
