@@ -78,13 +78,13 @@ class Digits(DatasetConfig):
 class ImageFolder(DatasetConfig):
     """PNG and JPEG files in ``root/train/<class>/`` and ``root/val/<class>/``, decoded with Pillow.
 
-    Inputs are float32 (3, size, size), scaled to 0 to 1 and normalised for each channel. ``augment`` says what is
-    random in training:
+    Inputs are uint8 (3, size, size), a quarter of what floats would take up to the device. They are normalised by
+    ``mean`` and ``std`` in the plan, for a model that takes no bytes. ``augment`` says what is random in training:
 
     - ``resized_crop``: a random part of the image, scaled to the size (Szegedy et al., CVPR 2015,
       https://arxiv.org/abs/1409.4842), flipped with probability ``flip``;
     - ``shift``: the middle of the image, scaled to the size, shifted by up to ``padding`` pixels each
-      way, with the mean colour where nothing is left, and flipped;
+      way, with the mean colour, rounded to bytes, where nothing is left, and flipped;
     - ``none``: the middle of the image, scaled to the size.
 
     Evaluation takes the square in the middle whose side is ``evaluation_crop`` of the shorter side.
@@ -106,8 +106,12 @@ class ImageFolder(DatasetConfig):
     evaluation_crop: float = Field(
         default=0.875, gt=0, le=1, description="evaluation: side of the square in the middle"
     )
-    mean: _Mean = Field(default=(0.485, 0.456, 0.406), description="of each channel, ImageNet's by default")
-    std: _Std = Field(default=(0.229, 0.224, 0.225), description="of each channel, ImageNet's by default")
+    mean: _Mean = Field(
+        default=(0.485, 0.456, 0.406), description="of each channel, from 0 to 1, for the plan; ImageNet's by default"
+    )
+    std: _Std = Field(
+        default=(0.229, 0.224, 0.225), description="of each channel, from 0 to 1, for the plan; ImageNet's by default"
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageFolder:
@@ -131,7 +135,8 @@ class ImageFolder(DatasetConfig):
                 f"{', '.join(map(repr, differing))}; each class needs both"
             )
         paths = [path for classes in (train, evaluation) for files in classes.values() for path in files]
-        spec = DataSpec("multiclass", "normalized", (3, self.size, self.size), len(train), tuple(train))
+        shape = (3, self.size, self.size)
+        spec = DataSpec("multiclass", "bytes", shape, len(train), tuple(train), self.mean, self.std)
         once = cache(partial(images.check_images, paths))
         return DataModule(_TrainImages(train, self), _EvaluationImages(evaluation, self), spec, once)
 
@@ -153,7 +158,7 @@ class _EvaluationImages(Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
         image, config = images.open_image(self._paths[index]), self._config
         box = images.centre_box(*image.size, config.evaluation_crop)
-        return images.to_tensor(_resized(image, config.size, box), config.mean, config.std), self._labels[index]
+        return images.to_tensor(_resized(image, config.size, box)), self._labels[index]
 
 
 class _TrainImages(RandomDataset):
@@ -170,9 +175,9 @@ class _TrainImages(RandomDataset):
         box = images.centre_box(*image.size, 1.0)
         if config.augment == "resized_crop":
             box = images.random_box(*image.size, config.scale, config.ratio, rng)
-        tensor = images.to_tensor(_resized(image, config.size, box), config.mean, config.std)
+        tensor = images.to_tensor(_resized(image, config.size, box))
         if config.augment == "shift":
-            tensor = images.shift(tensor, config.padding, rng)
+            tensor = images.shift(tensor, config.padding, images.to_bytes(config.mean), rng)
         if config.augment != "none" and rng.coin(config.flip):
             tensor = tensor.flip(-1)
         return tensor, self._labels[index]

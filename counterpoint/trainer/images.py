@@ -16,7 +16,17 @@ from torch import Tensor
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
 
-__all__ = ["Box", "centre_box", "check_images", "list_classes", "open_image", "random_box", "shift", "to_tensor"]
+__all__ = [
+    "Box",
+    "centre_box",
+    "check_images",
+    "list_classes",
+    "open_image",
+    "random_box",
+    "shift",
+    "to_bytes",
+    "to_tensor",
+]
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom edge of a part of an image, in pixels."""
@@ -133,15 +143,27 @@ def random_box(width: int, height: int, scale: tuple[float, float], ratio: tuple
     return centre_box(width, height, 1.0)
 
 
-def shift(image: Tensor, padding: int, rng: Rng) -> Tensor:
-    """Shift an image (C, H, W) by up to ``padding`` pixels each way, uniformly, with zeros where nothing is left."""
+def shift(image: Tensor, padding: int, fill: Tensor, rng: Rng) -> Tensor:
+    """Shift an image (C, H, W) by up to ``padding`` pixels each way, uniformly.
+
+    Where nothing is left comes the colour ``fill``, (C) of the image's dtype.
+    """
     _, height, width = image.shape
-    padded = torch.nn.functional.pad(image, (padding,) * 4)
+    padded = fill[:, None, None].repeat(1, height + 2 * padding, width + 2 * padding)
+    padded[:, padding : padding + height, padding : padding + width] = image
     top, left = rng.integers(0, 2 * padding + 1, (2,)).tolist()
     return padded[:, top : top + height, left : left + width].contiguous()
 
 
-def to_tensor(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Turn an RGB image into float32 (3, H, W): scaled to 0 to 1, less ``mean``, over ``std`` for each channel."""
-    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).to(torch.float32) / 255
-    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+def to_tensor(image: Image.Image) -> Tensor:
+    """Turn an RGB image into uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def to_bytes(colour: Sequence[float]) -> Tensor:
+    """Return the uint8 numbers nearest to a colour whose channels range from 0 to 1.
+
+    >>> to_bytes((0.485, 0.456, 1.5))
+    tensor([124, 116, 255], dtype=torch.uint8)
+    """
+    return torch.tensor(colour).mul(255).round().clamp(0, 255).to(torch.uint8)

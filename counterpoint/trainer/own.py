@@ -6,15 +6,17 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from counterpoint.core.errors import ConfigError, DataError
-from counterpoint.core.kinds import BYTES, FEATURES, IMAGE, TASKS, TOKENS
+from counterpoint.core.kinds import BYTES, FEATURES, IMAGE, TASKS, TOKENS, Field
+from counterpoint.core.plan import Plan
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.spec import DataModule, DataSpec, SizedDataset
 
-__all__ = ["bring_together"]
+__all__ = ["bring_together", "check_prepared"]
 
 _OTHER = "use a model that fits the data, or other data"
 _SAY_IT = "say what is true of your data by spec=counterpoint.trainer.DataSpec(task, inputs, input_shape, num_classes)"
@@ -99,6 +101,11 @@ def _check_input(inputs: Tensor, spec: DataSpec, name: str) -> None:
             f"the first input of the {name} data has shape {tuple(inputs.shape)}, and {spec.input_shape} was stated; "
             f"{_SAY_IT}"
         )
+    if spec.inputs == BYTES.name and inputs.dtype != torch.uint8:
+        raise DataError(
+            f"the first input of the {name} data is of {inputs.dtype}, and bytes, which are uint8, were stated; "
+            f"{_SAY_IT}"
+        )
 
 
 def _build(config: RunConfig, spec: DataSpec) -> nn.Module:
@@ -113,7 +120,21 @@ def _build(config: RunConfig, spec: DataSpec) -> nn.Module:
     return model
 
 
-def _run(model: nn.Module, inputs: Tensor) -> Tensor:
+def check_prepared(plan: Plan, model: nn.Module, data: DataModule, accelerator: Accelerator) -> None:
+    """Check that a model takes an input as the plan makes it of one of another kind, such as in half precision.
+
+    Raises ``ConfigError`` if it does not.
+    """
+    if not any(step.before[Field.INPUTS] != step.after[Field.INPUTS] for step in plan.steps):
+        return
+    inputs, target = data.train[0]
+    given = inputs[None].to(accelerator.device), torch.as_tensor(target)[None].to(accelerator.device)
+    prepared, _ = plan.prepare(*given)
+    with accelerator.autocast():
+        _run(model, prepared[0], fix="let the plan give float32, or compute in half precision: `precision: bf16`")
+
+
+def _run(model: nn.Module, inputs: Tensor, *, fix: str = _OTHER) -> Tensor:
     """Run the model on one input, and leave it in the mode that it was in."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -121,8 +142,8 @@ def _run(model: nn.Module, inputs: Tensor) -> Tensor:
         with torch.no_grad(), torch.random.fork_rng([inputs.device] if inputs.is_cuda else []):
             outputs = model(inputs[None])
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shape = tuple(inputs.shape)
-        raise ConfigError(f"model: it cannot take an input of shape {shape}: {error}; {_OTHER}") from error
+        form = f"shape {tuple(inputs.shape)}" + ("" if inputs.dtype == torch.float32 else f" and {inputs.dtype}")
+        raise ConfigError(f"model: it cannot take an input of {form}: {error}; {fix}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from torch import Tensor, nn
 
+from counterpoint.algorithms.normalize import Normalize
 from counterpoint.composition import compose
+from counterpoint.core.algorithm import Algorithm
 from counterpoint.core.durations import Duration
 from counterpoint.core.errors import CompositionError, ConfigError
 from counterpoint.core.faults import Terms
 from counterpoint.core.fitting import check_model, misfits
-from counterpoint.core.kinds import DENSE, Field
+from counterpoint.core.kinds import BYTES, DENSE, NORMALIZED, Field
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.plan import Plan
 from counterpoint.losses import Loss, resolve_loss
@@ -19,7 +22,7 @@ from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.sampler import EpochSampler
 from counterpoint.trainer.spec import DataSpec
 
-__all__ = ["is_due", "plan_run", "total_batches", "trains_on_dense"]
+__all__ = ["additions", "is_due", "plan_run", "total_batches", "trains_on_dense"]
 
 
 def plan_run(
@@ -32,7 +35,7 @@ def plan_run(
     device: str = "cpu",
     model_inputs: Collection[str] | None = None,
 ) -> Plan:
-    """Compose the methods of a config for its data and its model, in the terms of a config.
+    """Compose the methods of a config, and its ``additions``, for its data and its model, in the terms of a config.
 
     ``sampler`` tells how many batches an epoch has, and how many examples a batch. ``outputs`` are what the model gave
     for some inputs. The loss computes on ``device``.
@@ -46,7 +49,7 @@ def plan_run(
     loss = config.loss.build()
     try:
         plan = compose(
-            config.algorithms,
+            [*additions(config, spec, model_inputs), *config.algorithms],
             loss=loss.to(device) if isinstance(loss, nn.Module) else loss,
             task=spec.task,
             num_classes=spec.num_classes,
@@ -66,6 +69,26 @@ def plan_run(
         raise CompositionError([*error.faults, *others]) from None
     check_model(plan, model, outputs=outputs)
     return plan
+
+
+def additions(config: RunConfig, spec: DataSpec, model_inputs: Collection[str] | None = None) -> list[Algorithm[Any]]:
+    """Return what the trainer adds to the methods of a config: bytes are normalised as the data says.
+
+    Only for a model that takes no bytes, and where no listed method makes other inputs of them. Arguments as of
+    ``plan_run``.
+    """
+    fits = model_inputs is None or (BYTES.name not in model_inputs and NORMALIZED.name in model_inputs)
+    if not (spec.inputs == BYTES.name and spec.mean and fits) or any(map(_makes_inputs, config.algorithms)):
+        return []
+    return [Normalize(mean=spec.mean, std=spec.std)]
+
+
+def _makes_inputs(algorithm: Algorithm[Any]) -> bool:
+    """Whether an algorithm, or a branch of it, makes inputs of another kind."""
+    edits = [effect.edits.get(Field.INPUTS) for effect in algorithm.declared().transforms]
+    return any(edit is not None and edit.gives is not None for edit in edits) or any(
+        _makes_inputs(branch) for branch, _ in algorithm.alternatives()
+    )
 
 
 def _described(loss: Loss) -> LossSpec | None:

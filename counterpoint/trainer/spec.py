@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
 
 __all__ = ["Component", "DataModule", "DataSpec", "DatasetConfig", "Example", "RandomDataset", "SizedDataset"]
@@ -31,7 +32,9 @@ class DataSpec:
 
     ``task`` and ``inputs`` are the words that ``counterpoint.compose`` takes (``"multiclass"``, ``"normalized"``).
     ``input_shape`` is that of one input, images (C, H, W). ``num_classes`` is ``None`` where there are no classes.
-    ``classes`` names them in the order of their indices, where they have names.
+    ``classes`` names them in the order of their indices, where they have names. ``mean`` and ``std`` are those of each
+    channel of images, in the scale from 0 to 1, or one for all: where they are stated, the trainer normalises bytes by
+    them for a model that takes none. Raises ``DataError`` unless they are equally many and each std is above 0.
 
     >>> DataSpec("multiclass", "normalized", (1, 8, 8), 10).outputs
     10
@@ -42,6 +45,15 @@ class DataSpec:
     input_shape: tuple[int, ...]
     num_classes: int | None = None
     classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(number > 0 for number in self.std):
+            raise DataError(
+                f"the mean is stated as {self.mean} and the std as {self.std}; state as many numbers of each, or none, "
+                "and each std above 0"
+            )
 
     @property
     def outputs(self) -> int:

@@ -18,8 +18,8 @@ from counterpoint.trainer.checkpoint import Checkpoint, list_checkpoints
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.lock import locked
 from counterpoint.trainer.opening import Begin, find_begin, make_ready
-from counterpoint.trainer.own import bring_together
-from counterpoint.trainer.planning import plan_run, total_batches
+from counterpoint.trainer.own import bring_together, check_prepared
+from counterpoint.trainer.planning import additions, plan_run, total_batches
 from counterpoint.trainer.processes import check_agreement, make_accelerator, peers
 from counterpoint.trainer.report import Report, make_report
 from counterpoint.trainer.rundir import RunDirectory
@@ -117,6 +117,8 @@ class Trainer:
             device=str(self._accelerator.device),
             model_inputs=model_inputs,
         )
+        self._added = additions(self.config, self.data.spec, model_inputs)
+        check_prepared(self.plan, self.model, self.data, self._accelerator)
         _check_precision(self.config.precision, self.plan)
         # What the loop will make is made once here, so that nothing is written before a fault in it is found.
         self.config.scheduler.build(
@@ -128,10 +130,14 @@ class Trainer:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the plan cannot say: how the model, and the number of processes, change what it does."""
+        """What the plan cannot say: what was added to the list, and what model and processes change of what it does."""
         split = self._split
+        added = [
+            f"{method.identity} was added, as the data gives bytes; list it to choose otherwise"
+            for method in self._added
+        ]
         several = [f"{split.processes} processes: the global batch is {split} examples"] if split.processes > 1 else []
-        return (*several, *microbatch_notes(self.plan, self.model))
+        return (*added, *several, *microbatch_notes(self.plan, self.model))
 
     @property
     def _split(self) -> Split:

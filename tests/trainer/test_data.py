@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
 from counterpoint.trainer.data import Digits, ImageFolder
 from counterpoint.trainer.images import random_box
-from counterpoint.trainer.spec import RandomDataset
+from counterpoint.trainer.spec import DataSpec, RandomDataset
 from tests.trainer.support import write_images
 
 FIRST_TRAIN = [3, 9, 1, 3, 1, 9, 4, 4, 2, 8, 3, 5]
@@ -69,17 +70,33 @@ def test_image_folder_lists_classes_by_name(tmp_path: Path) -> None:
     assert [data.train[index][1] for index in range(12)] == [0] * 4 + [1] * 4 + [2] * 4
 
 
+def test_image_folder_gives_bytes_and_says_how_to_normalise_them(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    for augment in ("resized_crop", "shift", "none"):
+        settings = {"root": str(tmp_path), "size": 8, "augment": augment, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.4, 1]}
+        data = ImageFolder.model_validate(settings).build()
+        assert (data.spec.inputs, data.spec.mean, data.spec.std) == ("bytes", (0.1, 0.2, 0.3), (0.5, 0.4, 1.0))
+        for part in (data.train, data.evaluation):
+            for index in range(len(part)):
+                image = part[index][0]
+                assert (image.dtype, image.shape, image.is_contiguous()) == (torch.uint8, (3, 8, 8), True)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,), ()), ((), (0.5,)), ((0.5,), (0.5, 0.5)), ((0.5,), (0.0,))])
+def test_mean_and_std_are_stated_together(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    with pytest.raises(DataError, match=re.escape(f"mean is stated as {mean} and the std as {std}; state as many")):
+        DataSpec("multiclass", "bytes", (3, 8, 8), 2, mean=mean, std=std)
+
+
 def test_evaluation_images_are_the_scaled_middle(tmp_path: Path) -> None:
     write_images(tmp_path, size=(20, 10))
-    settings = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.25, 2.0], "evaluation_crop": 0.8}
-    data = ImageFolder.model_validate({"root": str(tmp_path), "size": 8, **settings}).build()
-    inputs, label = data.evaluation[1]
+    settings = {"root": str(tmp_path), "size": 8, "evaluation_crop": 0.8}
+    inputs, label = ImageFolder.model_validate(settings).build().evaluation[1]
 
     path = tmp_path / "val" / "class0" / "1.png"
-    pixels = np.asarray(Image.open(path), dtype=np.float64)[1:9, 6:14] / 255  # the middle 8x8: nothing is scaled
-    expected = (pixels - [0.1, 0.2, 0.3]) / [0.5, 0.25, 2.0]
+    pixels = np.asarray(Image.open(path))[1:9, 6:14]  # the middle 8x8: nothing is scaled
     assert label == 0
-    assert np.abs(inputs.permute(1, 2, 0).double().numpy() - expected).max() < 1e-5
+    assert np.array_equal(inputs.permute(1, 2, 0).numpy(), pixels)
 
 
 def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
@@ -89,11 +106,11 @@ def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     palette = Image.new("P", (9, 9), 1)
     palette.putpalette([0, 0, 0, 0, 255, 0])
     palette.save(tmp_path / "train" / "class0" / "palette.png", transparency=b"\x00\x00")
-    data = ImageFolder(root=str(tmp_path), size=4, augment="none", mean=(0, 0, 0), std=(1, 1, 1)).build()
+    data = ImageFolder(root=str(tmp_path), size=4, augment="none").build()
     by_name = {path.name: data.train[index][0] for index, path in enumerate(data.train._paths)}
-    assert by_name["grey.png"].unique().tolist() == [pytest.approx(128 / 255)]
-    assert by_name["clear.png"][:, 0, 0].tolist() == [1, 0, 0]
-    assert by_name["palette.png"][:, 0, 0].tolist() == [0, 1, 0]
+    assert by_name["grey.png"].unique().tolist() == [128]
+    assert by_name["clear.png"][:, 0, 0].tolist() == [255, 0, 0]
+    assert by_name["palette.png"][:, 0, 0].tolist() == [0, 255, 0]
 
 
 @pytest.mark.parametrize("augment", ["resized_crop", "shift"])
@@ -109,10 +126,12 @@ def test_random_images_depend_on_the_generator_alone(tmp_path: Path, augment: st
 
 def test_shift_moves_the_image_and_fills_with_the_mean(tmp_path: Path) -> None:
     write_images(tmp_path, size=(8, 8))
-    settings = {"root": str(tmp_path), "size": 8, "augment": "shift", "padding": 2, "flip": 0.0}
+    mean = [0.1, 0.499, 1.2]  # 25.5 and 127.245 of 255, and more than there is
+    settings = {"root": str(tmp_path), "size": 8, "augment": "shift", "padding": 2, "flip": 0.0, "mean": mean}
     data = ImageFolder.model_validate(settings).build().train
     plain = ImageFolder.model_validate({**settings, "augment": "none"}).build().train[1][0]
-    padded = torch.nn.functional.pad(plain, (2, 2, 2, 2))
+    padded = torch.tensor([26, 127, 255], dtype=torch.uint8).view(3, 1, 1).repeat(1, 12, 12)
+    padded[:, 2:10, 2:10] = plain
     windows = [padded[:, top : top + 8, left : left + 8] for top in range(5) for left in range(5)]
     seen = set()
     for epoch in range(200):
