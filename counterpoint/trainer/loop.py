@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, send_to_device
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from counterpoint.core.durations import Duration
@@ -19,6 +19,7 @@ from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import EvaluationMetrics, TrainingMetrics
 from counterpoint.trainer.passes import Passes, as_mean
 from counterpoint.trainer.planning import is_due, total_batches, trains_on_dense
+from counterpoint.trainer.prefetch import prefetch
 from counterpoint.trainer.report import Report
 from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import EpochSampler, evaluation_loader, train_loader
@@ -119,8 +120,8 @@ class Loop:
         """Train to the end of the epoch, from wherever in it the run stands."""
         self._job.sampler.start(*divmod(self.step, self._steps))
         self._model.train()
-        for inputs, targets in self._loader:
-            self._train(*send_to_device((inputs, targets), self._accelerator.device, non_blocking=True))
+        for inputs, targets in prefetch(self._loader, self._accelerator.device):
+            self._train(inputs, targets)
             self._after_step()
             if self.step == self._total:
                 break
@@ -204,8 +205,7 @@ class Loop:
             # Each process has batch-norm statistics of its own batches; those of the first are what is exported.
             broadcast(list(self._raw.buffers()))
             self._raw.eval()
-            for batch in loader:
-                inputs, targets = send_to_device(batch, accelerator.device, non_blocking=True)
+            for inputs, targets in prefetch(loader, accelerator.device):
                 prepared, wanted = plan.prepare(inputs, targets)
                 outputs = self._raw(prepared)
                 metrics.update(*as_mean(plan, plan.loss(outputs, wanted), wanted), outputs, targets)
