@@ -29,7 +29,7 @@ from counterpoint.algorithms import (
 )
 from counterpoint.core.calls import Call, map_draws, run_calls
 from counterpoint.core.conversions import Conversion
-from counterpoint.core.kinds import INPUT_KINDS, Field
+from counterpoint.core.kinds import INPUT_KINDS
 
 __all__ = ["METHODS", "count_recompiles", "replay_graph", "run_unwaited", "same_as_the_host"]
 
@@ -120,19 +120,8 @@ def _call(plan: Callable[[Tensor, Tensor], object], given: tuple[Tensor, Tensor]
 
 def _calls(plan: cp.Plan, drawn: dict[str, Any]) -> list[Call]:
     """Return the edits of a plan that has no choices, with draws that were made before."""
-    calls = []
-    for planned in plan.steps:
-        kinds = planned.gives.get(Field.INPUTS), planned.gives.get(Field.TARGETS)
-        if isinstance(planned.work, Conversion):
-            calls.append(Call(planned.name, partial(_converted, planned.work, plan), None, *kinds))
-            continue
-        edits = [getattr(planned.work.algorithm, effect.method) for effect in planned.effects]
-        calls += [Call(planned.name, edit, drawn.get(planned.identity), *kinds) for edit in edits]
-    return calls
-
-
-def _converted(conversion: Conversion, plan: cp.Plan, batch: cp.Batch, draws: None) -> cp.Batch:
-    return batch.with_targets(conversion.convert(batch.targets, CLASSES, plan.ignore_index))
+    given = {step.name: plan.ignore_index for step in plan.steps if isinstance(step.work, Conversion)} | drawn
+    return [Call(edit, given.get(step.identity)) for step in plan.steps for edit in step.edits[step.identity]]
 
 
 def _captured(device: torch.device, work: Callable[[], None]) -> Callable[[], None]:

@@ -11,28 +11,28 @@ __all__ = ["area", "clipped_boxes", "inside", "slices"]
 
 
 def clipped_boxes(
-    center_y: Tensor, center_x: Tensor, side_y: Tensor, side_x: Tensor, height: int, width: int
+    center_y: Tensor, center_x: Tensor, side_y: Tensor | int, side_x: Tensor | int, height: int, width: int
 ) -> Tensor:
     """Return the boxes of the given centres and sides, clipped at the border of the image; shape (..., 4)."""
     top, left = center_y - side_y // 2, center_x - side_x // 2
-    return torch.stack(
-        [
-            left.clamp(0, width),
-            top.clamp(0, height),
-            (left + side_x).clamp(0, width),
-            (top + side_y).clamp(0, height),
-        ],
-        dim=-1,
-    )
+    boxes = torch.stack([left, top, left + side_x, top + side_y], dim=-1)
+    return boxes.clamp_(min=0).clamp_(max=torch.tensor([width, height, width, height]))
 
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
     """Return for boxes of shape (..., 4) which pixels lie inside, as booleans of shape (..., H, W)."""
     # Of 64-bit integers a vector register holds half as many; no image is so large.
     left, top, right, bottom = boxes.to(torch.int32)[..., None, None, :].unbind(-1)
-    rows = torch.arange(height, device=boxes.device, dtype=torch.int32)[:, None]
-    columns = torch.arange(width, device=boxes.device, dtype=torch.int32)
+    rows, columns = _places(height, boxes.device)[:, None], _places(width, boxes.device)
     return ((rows >= top) & (rows < bottom)) & ((columns >= left) & (columns < right))
+
+
+def _places(count: int, device: torch.device) -> Tensor:
+    """Return the numbers from 0 to ``count - 1``, int32."""
+    if device.type == "cpu" and torch.compiler.is_compiling():
+        # A compiled range is put together lane by lane, wherever it is used; a table is loaded.
+        return torch.tensor(list(range(count)), dtype=torch.int32)
+    return torch.arange(count, device=device, dtype=torch.int32)
 
 
 def slices(boxes: Tensor) -> list[tuple[EllipsisType | slice, ...]]:

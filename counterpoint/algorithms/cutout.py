@@ -37,7 +37,8 @@ def cutout(inputs: Tensor, boxes: Tensor, *, fill: float = 0.0) -> Tensor:
 def fill_boxes(values: Tensor, boxes: Tensor, fill: float, *, in_place: bool) -> Tensor:
     """Return samples with a constant inside their boxes; with ``in_place``, ``values`` may be written to."""
     if in_passes(values) or not one_by_one(values, "fill"):
-        holes = inside(boxes, *values.shape[-2:]).any(1, keepdim=True)
+        holes = inside(boxes, *values.shape[-2:])
+        holes = holes if boxes.shape[1] == 1 else holes.any(1, keepdim=True)
         return values.masked_fill_(holes, fill) if in_place else values.masked_fill(holes, fill)
     out = values if in_place else empty_like(values).copy_(values)
     new, constant = as_bits(out), as_bits(torch.full((1,), fill, dtype=values.dtype))[0]
@@ -116,7 +117,7 @@ class CutOut(Algorithm[Tensor], name="cutout"):
         """Draw the holes: boxes of shape (N or 1, num_holes, 4)."""
         height, width = batch.shape[-2:]
         size = (batch.size if self.per_sample else 1, self.num_holes)
-        side = torch.tensor(int(self.length * min(height, width)))
+        side = int(self.length * min(height, width))
         rows, columns = rng.integers(0, height, size), rng.integers(0, width, size)
         return clipped_boxes(rows, columns, side, side, height, width)
 

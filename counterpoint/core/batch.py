@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from torch import Tensor
 
@@ -50,7 +51,7 @@ class Batch:
         """Every input tensor, in the order in which they were given."""
         return (self.inputs, *self.further)
 
-    @property
+    @cached_property
     def spec(self) -> BatchSpec:
         """The facts that ``draw`` receives."""
         return BatchSpec(len(self.inputs), tuple(self.inputs.shape[1:]), self.num_classes)

@@ -1,45 +1,62 @@
-"""The edits of one batch as pure functions, each bound to its draws."""
+"""The edits of batches as pure functions, and calls of them with the draws for one batch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from counterpoint.core.batch import Batch
 from counterpoint.core.kinds import Kind
 
-__all__ = ["Call", "map_draws", "run_calls"]
+__all__ = ["Call", "Edit", "map_draws", "run_calls"]
 
 
 @dataclass(frozen=True)
-class Call:
-    """An edit ``edit(batch, draws)`` that gives new kinds of inputs and targets, or leaves those there are (``None``).
+class Edit:
+    """A function of a batch and draws that gives new kinds of inputs and targets, or leaves those there are (``None``).
 
-    ``name`` says whose edit it is: calls of one name do the same, but for their draws. ``certain`` is true for one that
-    acts on every batch of a run; ``active`` is false for one that its conditions leave out of this batch.
+    ``name`` says whose edit it is: those of one name do the same, but for their draws. ``sample_losses`` is true for a
+    function that is called with what gives the loss of each sample, too.
     """
 
     name: str
-    edit: Callable[[Batch, Any], Batch]
-    draws: Any = None
+    function: Callable[..., Batch]
     inputs_kind: Kind | None = None
     targets_kind: Kind | None = None
+    sample_losses: bool = False
+
+    def __call__(self, batch: Batch, draws: Any) -> Batch:
+        """Return the batch after the edit, in one input tensor."""
+        edited = self.function(batch, draws)
+        return replace(
+            edited,
+            inputs_kind=batch.inputs_kind if self.inputs_kind is None else self.inputs_kind,
+            targets_kind=batch.targets_kind if self.targets_kind is None else self.targets_kind,
+        )
+
+
+class Call(NamedTuple):
+    """An edit with the draws for one batch.
+
+    ``certain`` is true for one that acts on every batch of a run; ``active`` is false for one that its conditions leave
+    out of this batch.
+    """
+
+    edit: Edit
+    draws: Any = None
     certain: bool = True
     active: bool = True
 
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch after the edit, which every input tensor gets with the same draws."""
         edited = self.edit(batch, self.draws)
-        further = tuple(self.edit(replace(batch, inputs=one, further=()), self.draws).inputs for one in batch.further)
-        return replace(
-            edited,
-            further=further,
-            inputs_kind=batch.inputs_kind if self.inputs_kind is None else self.inputs_kind,
-            targets_kind=batch.targets_kind if self.targets_kind is None else self.targets_kind,
-        )
+        if not batch.further:
+            return edited
+        others = (replace(batch, inputs=inputs, further=()) for inputs in batch.further)
+        return replace(edited, further=tuple(self.edit(other, self.draws).inputs for other in others))
 
 
 def run_calls(calls: Iterable[Call], batch: Batch) -> Batch:

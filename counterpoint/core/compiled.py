@@ -14,7 +14,8 @@ from torch import Tensor
 
 from counterpoint.core.batch import Batch
 from counterpoint.core.calls import Call, map_draws, run_calls
-from counterpoint.core.memory import Recycler
+from counterpoint.core.memory import empty_like
+from counterpoint.core.moves import moved
 
 __all__ = ["ACTIVE_SETS", "VARIANTS", "Calls", "Compiled"]
 
@@ -53,7 +54,6 @@ class Compiled:
     def __init__(self, backend: str = "inductor") -> None:
         self._backend = backend
         self._variants: dict[_Key, _Variant] = {}
-        self._memory = Recycler()
         self._works = True
 
     def run(self, batch: Batch, calls: Calls) -> Batch:
@@ -63,16 +63,18 @@ class Compiled:
             return run_calls(acting, batch)
         form = _form_of(batch)
         key = _Key(form, _signature(acting))
-        if key not in self._variants and sum(known.form == form for known in self._variants) >= ACTIVE_SETS:
+        variant = self._variants.get(key)
+        if variant is None and sum(known.form == form for known in self._variants) >= ACTIVE_SETS:
             acting = calls(everyone=True)
             key = _Key(form, _signature(acting), selects=True)
-        if key not in self._variants:
+            variant = self._variants.get(key)
+        if variant is None:
             edited = run_calls([call for call in acting if call.active], batch)
             if len(self._variants) < VARIANTS:
                 self._variants[key] = _Variant(self._backend, acting, batch, edited, selects=key.selects)
             return edited
         try:
-            return self._variants[key].run(acting, batch, self._memory)
+            return variant.run(acting, batch)
         except _compiler_errors() as error:
             self._works = False
             reason = str(error).strip().splitlines()[0]
@@ -102,18 +104,16 @@ class _Variant:
         self._facts = replace(edited, inputs=torch.empty(0), targets=torch.empty(0), writable=self._inputs is not None)
         self._selects = selects
         self._chain: Callable[..., tuple[Tensor, Tensor]] | None = None
-        self._names = ", ".join(call.name for call in calls)
+        self._names = ", ".join(call.edit.name for call in calls)
 
-    def run(self, calls: Sequence[Call], batch: Batch, memory: Recycler) -> Batch:
+    def run(self, calls: Sequence[Call], batch: Batch) -> Batch:
         if self._chain is None:
             _log.info("compiling %s: this batch takes longer", self._names)
             self._chain = _compiled(self._backend, calls, batch, selects=self._selects)
         device = batch.inputs.device
         flags = _flags(calls, device) if self._selects else None
-        out = memory.empty_like(self._inputs) if self._inputs is not None and device.type == "cpu" else None
-        # The modes under which a function was traced are part of it; these are the plan's.
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            inputs, targets = self._chain(batch.inputs, batch.targets, [call.draws for call in calls], flags, out)
+        out = empty_like(self._inputs) if self._inputs is not None and device.type == "cpu" else None
+        inputs, targets = self._chain(batch.inputs, batch.targets, [call.draws for call in calls], flags, out)
         return replace(self._facts, inputs=inputs, targets=targets, writable=self._facts.writable or batch.writable)
 
 
@@ -121,19 +121,14 @@ def _compiled(
     backend: str, calls: Sequence[Call], batch: Batch, *, selects: bool
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     facts = (batch.inputs_kind, batch.targets_kind, batch.task, batch.num_classes)
-    edits = [(call.edit, call.inputs_kind, call.targets_kind, selects and not call.certain) for call in calls]
+    edits = [(call.edit, selects and not call.certain) for call in calls]
 
     def chain(
         inputs: Tensor, targets: Tensor, draws: Sequence[Any], flags: Tensor | None, out: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         batch = Batch(inputs, targets, *facts)
-        for number, (edit, inputs_kind, targets_kind, conditional) in enumerate(edits):
-            # Not by calling a Call: torch 2.7 fails to trace one that is made here.
-            edited = replace(
-                edit(batch, draws[number]),
-                inputs_kind=batch.inputs_kind if inputs_kind is None else inputs_kind,
-                targets_kind=batch.targets_kind if targets_kind is None else targets_kind,
-            )
+        for number, (edit, conditional) in enumerate(edits):
+            edited = edit(batch, draws[number])
             batch = _select(flags[number], edited, batch) if flags is not None and conditional else edited
         return batch.inputs if out is None else out.copy_(batch.inputs), batch.targets
 
@@ -152,8 +147,7 @@ def _select(active: Tensor, edited: Batch, batch: Batch) -> Batch:
 
 
 def _flags(calls: Sequence[Call], device: torch.device) -> Tensor:
-    flags = torch.tensor([call.active for call in calls])
-    return flags.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else flags.to(device)
+    return moved([torch.tensor([call.active for call in calls])], device)[0]
 
 
 def _form_of(batch: Batch) -> tuple[object, ...]:
@@ -161,7 +155,7 @@ def _form_of(batch: Batch) -> tuple[object, ...]:
 
 
 def _signature(calls: Sequence[Call]) -> tuple[str, ...]:
-    return tuple(f"{call.name} {map_draws(_described, call.draws)!r}" for call in calls)
+    return tuple(f"{call.edit.name} {map_draws(_described, call.draws)!r}" for call in calls)
 
 
 def _described(tensor: Tensor) -> tuple[object, ...]:

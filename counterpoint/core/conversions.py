@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from counterpoint.core.batch import Batch
 from counterpoint.core.effects import Edit, Form, TransformEffect
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import DENSE, INDEX, Kind
@@ -44,6 +45,9 @@ def dense_targets(
 
 def _rows(indices: Tensor, num_classes: int, ignore_index: int, dtype: torch.dtype) -> Tensor:
     counted = indices != ignore_index
+    if torch.compiler.is_compiling():  # comparing becomes part of what follows, where scattering is a pass of its own
+        classes = torch.arange(num_classes, device=indices.device).view(-1, *[1] * (indices.ndim - 1))
+        return ((indices.unsqueeze(1) == classes) & counted.unsqueeze(1)).to(dtype)
     rows = torch.zeros(indices.shape[0], num_classes, *indices.shape[1:], dtype=dtype, device=indices.device)
     return rows.scatter_(1, torch.where(counted, indices, 0).unsqueeze(1), counted.unsqueeze(1).to(dtype))
 
@@ -53,12 +57,19 @@ def check_classes(indices: Tensor, num_classes: int, ignore_index: int) -> None:
 
     Raises ``DataError`` for CPU tensors; on another device the device itself asserts, so that nothing waits for it.
     """
+    if indices.device.type == "cpu" and _all_within(indices, num_classes):
+        return
     wrong = (indices != ignore_index) & ((indices < 0) | (indices >= num_classes))
     why = f"is no class: {num_classes} classes are 0 to {num_classes - 1}, an ignored position is {ignore_index}"
     if indices.device.type != "cpu":
         torch._assert_async(~wrong.any(), f"a target {why}")
     elif wrong.any():
         raise DataError(f"target {indices[wrong][0].item()} {why}")
+
+
+def _all_within(indices: Tensor, num_classes: int) -> bool:
+    low, high = indices.aminmax() if indices.numel() else (indices.new_zeros(()), indices.new_zeros(()))
+    return bool(low >= 0) and bool(high < num_classes)
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,10 @@ class Conversion:
     target: Kind
     convert: Callable[[Tensor, int, int], Tensor]
     """Called with the targets, the number of classes and the ignored index."""
+
+    def __call__(self, batch: Batch, ignore_index: int) -> Batch:
+        """Return the batch with its targets converted."""
+        return batch.with_targets(self.convert(batch.targets, batch.num_classes or 0, ignore_index))
 
 
 def _converted(targets: Tensor, num_classes: int, ignore_index: int) -> Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor
@@ -63,6 +65,24 @@ class Plan:
         """The class index that marks an ignored position: the loss's, -100 without a loss."""
         return -100 if self.loss_spec is None else self.loss_spec.ignore_index
 
+    @cached_property
+    def stretches(self) -> tuple[tuple[bool, tuple[BatchStep, ...]], ...]:
+        """The steps that edit batches, in stretches that leave a batch its shape; others, and eager ones, stand alone.
+
+        With each stretch, whether it may be compiled into one function.
+        """
+        found: list[tuple[bool, tuple[BatchStep, ...]]] = []
+        for together, group in groupby(self.steps, lambda step: step.compiles):
+            steps = tuple(group)
+            found += [(True, steps)] if together else [(False, (step,)) for step in steps]
+        return tuple(found)
+
+    @cached_property
+    def _beyond_batches(self) -> tuple[str, ...]:
+        """The names of what needs the loop, or the model."""
+        asking = [step.name for step in self.steps if any(effect.sample_losses for effect in step.effects)]
+        return tuple(dict.fromkeys([*(hook.name for hook in self.hooks), *asking]))
+
     @overload
     def __call__(
         self, inputs: Tensor, targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
@@ -85,11 +105,9 @@ class Plan:
         draws, and come back as a tuple. Raises ``EngineRequiredError`` if the plan has hooks, and ``DataError`` for a
         batch that is not what was stated.
         """
-        beyond = [hook.name for hook in self.hooks]
-        beyond += [step.name for step in self.steps if any(effect.sample_losses for effect in step.effects)]
-        if beyond:
+        if self._beyond_batches:
             raise EngineRequiredError(
-                f"this plan does more than edit batches ({', '.join(dict.fromkeys(beyond))}), which a call would drop: "
+                f"this plan does more than edit batches ({', '.join(self._beyond_batches)}), which a call would drop: "
                 "use counterpoint.Engine(plan, model=model, optimizer=optimizer), or leave them out of the list"
             )
         from counterpoint.core.run import edit

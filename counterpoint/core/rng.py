@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,10 +34,16 @@ class Rng:
 
     def __init__(self, seed: int, stream: str, step: int = 0, rank: int | None = 0) -> None:
         self._key = f"{seed}/{stream}/{step}/{'shared' if rank is None else rank}"
+        self._made: np.random.Generator | None = None
 
-    @cached_property
+    @property
     def _numbers(self) -> np.random.Generator:
         # Made when the first number is asked for: most methods that edit every batch draw nothing.
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def _make(self) -> np.random.Generator:
         digest = hashlib.blake2b(self._key.encode(), digest_size=16).digest()
         return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8").astype(np.uint64)))
 

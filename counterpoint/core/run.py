@@ -6,21 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import groupby
+from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
-from counterpoint.core.calls import Call, map_draws, run_calls
+from counterpoint.core.calls import Call, Edit, run_calls
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
-from counterpoint.core.effects import TransformEffect
 from counterpoint.core.errors import DataError
 from counterpoint.core.intake import check_batch, input_tensors
-from counterpoint.core.kinds import Field
 from counterpoint.core.member import Member
+from counterpoint.core.moves import move_draws
 from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
 from counterpoint.core.steps import BatchStep
@@ -121,45 +120,39 @@ class _Editing:
         """Run every step."""
         batch = self._given
         compiled = None if self._plan.contract.holds(self._dice.step) else self._plan.compiled
-        for together, steps in groupby(self._plan.steps, lambda step: compiled is not None and step.compiles):
+        for together, steps in self._plan.stretches:
             if together and compiled is not None:
-                batch = compiled.run(batch, partial(self._chain, tuple(steps), batch))
+                batch = compiled.run(batch, partial(self._chain, steps, batch))
                 continue
-            for planned in steps:
+            for planned, calls in zip(steps, self._by_step(steps, batch), strict=True):
                 watch = watch_step(self._plan.contract, self._dice.step, planned, batch)
-                batch = self._run(planned, batch)
+                batch = run_calls(calls, batch)
                 watch(batch)
         return batch
 
     def _chain(self, steps: Sequence[BatchStep], batch: Batch, *, everyone: bool = False) -> list[Call]:
-        return [call for planned in steps for call in self._calls(planned, batch, everyone=everyone)]
+        """Give the edits of the steps of a stretch, with their draws on the device of the batch."""
+        calls = [call for planned in steps for call in self._calls(planned, batch, everyone=everyone)]
+        return move_draws(calls, batch.inputs.device)
 
-    def _run(self, planned: BatchStep, batch: Batch) -> Batch:
-        return run_calls(self._calls(planned, batch), batch)
+    def _by_step(self, steps: Sequence[BatchStep], batch: Batch) -> list[list[Call]]:
+        """Give the edits of each step of a stretch; the draws of all are moved in one copy."""
+        calls = [list(self._calls(planned, batch)) for planned in steps]
+        moved = iter(move_draws(list(chain.from_iterable(calls)), batch.inputs.device))
+        return [list(islice(moved, len(of_step))) for of_step in calls]
 
     def _calls(self, planned: BatchStep, batch: Batch, *, everyone: bool = False) -> Iterator[Call]:
         """Give the edits by which a step acts on this batch; with ``everyone``, also those that conditions leave out.
 
         The draws of those that act are kept.
         """
-        kinds = planned.gives.get(Field.INPUTS), planned.gives.get(Field.TARGETS)
         if isinstance(planned.work, Conversion):
-            classes = self._plan.facts.num_classes or 0
-            edit = partial(_converted, planned.work.convert, classes, self._plan.ignore_index)
-            yield Call(planned.name, edit, None, *kinds)
+            yield Call(planned.edits[planned.name][0], self._plan.ignore_index)
             return
         for member, certain, active in self._leaves(planned.work, everyone=everyone):
-            drawn = _moved(self._drawn(member, batch.spec, keep=active), batch.inputs.device)
-            for effect in member.declaration.transforms:
-                if planned.method in (None, effect.method):
-                    yield Call(
-                        f"{member.identity}.{effect.method}",
-                        self._bound(member, effect),
-                        drawn,
-                        *kinds,
-                        certain,
-                        active,
-                    )
+            drawn = self._drawn(member, batch.spec, keep=active)
+            for edit in planned.edits[member.identity]:
+                yield Call(self._with_losses(edit) if edit.sample_losses else edit, drawn, certain, active)
 
     def _leaves(
         self, member: Member, *, certain: bool = True, active: bool = True, everyone: bool = False
@@ -186,16 +179,15 @@ class _Editing:
             self.draws[member.identity] = drawn
         return drawn
 
-    def _bound(self, member: Member, effect: TransformEffect) -> Callable[[Batch, Any], Batch]:
-        edit: Callable[..., Batch] = getattr(member.algorithm, effect.method)
-        return partial(_with_losses, edit, cache(self._losses)) if effect.sample_losses else edit
+    def _with_losses(self, edit: Edit) -> Edit:
+        return replace(edit, function=partial(_with_losses, edit.function, cache(self._losses)))
 
     def view(self) -> Batch:
         """Run the steps that change kinds alone, on the batch as it was given."""
         view = replace(self._given, writable=False)
         for planned in self._plan.steps:
             if planned.before != planned.after:
-                view = self._run(planned, view)
+                view = run_calls(self._chain([planned], view), view)
         return view
 
     def _losses(self) -> Tensor:
@@ -212,12 +204,6 @@ class _Editing:
                 "returns one number for each sample, (N)"
             )
         return losses
-
-
-def _converted(
-    convert: Callable[[Tensor, int, int], Tensor], classes: int, ignore_index: int, batch: Batch, draws: None
-) -> Batch:
-    return batch.with_targets(convert(batch.targets, classes, ignore_index))
 
 
 def _with_losses(edit: Callable[..., Batch], losses: Callable[[], Tensor], batch: Batch, draws: Any) -> Batch:
@@ -242,12 +228,3 @@ def draws(plan: Plan, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
 def draw(member: Member, spec: BatchSpec, dice: Dice) -> Any:
     """Return the draws of a member for one batch."""
     return member.algorithm.draw(spec, dice.rng(member))
-
-
-def _moved(draws: Any, device: torch.device) -> Any:
-    """Return draws with every tensor on the device, moved without waiting."""
-    if device.type == "cpu":
-        return draws
-    if device.type == "cuda":
-        return map_draws(lambda tensor: tensor.pin_memory().to(device, non_blocking=True), draws)
-    return map_draws(lambda tensor: tensor.to(device), draws)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from counterpoint.core.calls import Edit
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import HookEffect, TransformEffect
 from counterpoint.core.kinds import Field, Kind
@@ -39,7 +41,7 @@ class BatchStep:
         """When it acts."""
         return self.work.schedule if isinstance(self.work, Member) else Schedule()
 
-    @property
+    @cached_property
     def compiles(self) -> bool:
         """Whether it may be part of a compiled function: its draws and its results have always the same form."""
         return not any(effect.eager or effect.sample_losses or effect.resizes for effect in self.effects)
@@ -49,6 +51,26 @@ class BatchStep:
         """The fields that it turns into another kind, with that kind."""
         edits = [(part, edit) for effect in self.effects for part, edit in effect.edits.items()]
         return {part: self.after[part] for part, edit in edits if edit.gives == self.after.get(part)}
+
+    @cached_property
+    def edits(self) -> dict[str, tuple[Edit, ...]]:
+        """What each member does to a batch in this step, by its name; what a conversion does, by its own.
+
+        The draws of a conversion are the class index that marks an ignored position.
+        """
+        if isinstance(self.work, Conversion):
+            return {self.name: (Edit(self.name, self.work, *self._kinds),)}
+        return {leaf.identity: tuple(self._of(leaf)) for leaf in self.work.leaves}
+
+    @property
+    def _kinds(self) -> tuple[Kind | None, Kind | None]:
+        return self.gives.get(Field.INPUTS), self.gives.get(Field.TARGETS)
+
+    def _of(self, member: Member) -> Iterator[Edit]:
+        for effect in member.declaration.transforms:
+            if self.method in (None, effect.method):
+                name, function = f"{member.identity}.{effect.method}", getattr(member.algorithm, effect.method)
+                yield Edit(name, function, *self._kinds, effect.sample_losses)
 
 
 @dataclass(frozen=True)

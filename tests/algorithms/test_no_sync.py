@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -27,7 +26,7 @@ from counterpoint.algorithms.trivial_augment import OPERATIONS
 from counterpoint.core.calls import Call, map_draws
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.intake import check_batch
-from counterpoint.core.kinds import IMAGES, Field
+from counterpoint.core.kinds import IMAGES
 from counterpoint.core.run import Dice, draw
 from tests.algorithms.batches import SHAPE, images, plan_for, targets
 from tests.algorithms.cases import CASES, Case, EditCase
@@ -86,20 +85,15 @@ def nobody_waits() -> Iterator[None]:
 def calls(plan: cp.Plan, step: int, size: int) -> Iterator[Call]:
     """Give every edit that a plan may make, of a choice those of each branch, with its draws on the device."""
     for planned in plan.steps:
-        kinds = planned.gives.get(Field.INPUTS), planned.gives.get(Field.TARGETS)
         if isinstance(planned.work, Conversion):
-            yield Call(planned.name, partial(converted, planned.work, plan), None, *kinds)
+            yield from (Call(edit, plan.ignore_index) for edit in planned.edits[planned.name])
             continue
         for member in planned.work.leaves:
             drawn = draw(member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0))
             drawn = map_draws(lambda tensor: tensor.to(DEVICE), drawn)
-            for effect in member.declaration.transforms:
-                edit = getattr(member.algorithm, effect.method)
-                yield Call(member.identity, with_losses(edit) if effect.sample_losses else edit, drawn, *kinds)
-
-
-def converted(conversion: Conversion, plan: cp.Plan, batch: cp.Batch, draws: None) -> cp.Batch:
-    return batch.with_targets(conversion.convert(batch.targets, plan.facts.num_classes or 0, plan.ignore_index))
+            for edit in planned.edits[member.identity]:
+                function = with_losses(edit.function) if edit.sample_losses else edit.function
+                yield Call(replace(edit, function=function), drawn)
 
 
 def with_losses(edit: Callable[..., cp.Batch]) -> Callable[[cp.Batch, Any], cp.Batch]:
