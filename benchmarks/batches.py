@@ -71,7 +71,7 @@ def chains(peers: list[Contender], count: int, side: int, how: str, *, backend: 
         works[peer.name] = partial(chain, peer, images, labels)
     kept = torch.empty(images.shape)
     works[FLOOR] = partial(kept.copy_, images)
-    times = medians(works)
+    times = medians(works, calls=1 if side > 100 else 10)
     table(f"chain, {count}×3×{side}×{side}, {how}", times, FLOOR)
     return _chain_goals(times, side, how)
 
@@ -106,7 +106,7 @@ def singles(peers: list[Contender], count: int, side: int) -> list[Goal]:
         for peer in peers:
             works[peer.name] = _single(peer, method, values, labels)
         works["copy, memory kept"] = partial(torch.empty_like(values).copy_, values)
-        times = medians(works)
+        times = medians(works, calls=1 if side > 100 else 10)
         table(f"{method} alone, {count}×3×{side}×{side}, float32", times, "copy, memory kept")
         best = best_peer(times, EAGER, "copy, memory kept")
         goals.append(Goal(f"{method} alone {side}², against the best peer", aim, best and best[1] / times[EAGER]))

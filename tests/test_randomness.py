@@ -320,3 +320,21 @@ class TestGlobalGenerators:
             after = global_states()
             assert after != before
             before = after
+
+
+def test_a_generator_that_was_used_before_gives_the_numbers_of_a_fresh_one() -> None:
+    """Odd counts of 32-bit numbers and other leftovers of an earlier use are gone."""
+    wanted = [Rng(5, "fresh", step).integers(0, 7, (3,)).tolist() for step in range(4)]
+    for step in range(4):
+        used = Rng(1, "used", step)
+        used.integers(0, 2**31, (5,))
+        used.normal(size=(3,))
+        del used
+        assert Rng(5, "fresh", step).integers(0, 7, (3,)).tolist() == wanted[step]
+
+
+def test_generators_in_use_at_once_do_not_meet() -> None:
+    one, other = Rng(1, "one"), Rng(1, "other")
+    alone = [Rng(1, name).uniform(size=(4,)).tolist() for name in ("one", "other")]
+    mixed = [[float(rng.uniform()) for rng in (one, other)] for _ in range(4)]
+    assert [list(numbers) for numbers in zip(*mixed, strict=True)] == alone

@@ -7,7 +7,7 @@ from types import EllipsisType
 import torch
 from torch import Tensor
 
-__all__ = ["area", "clipped_boxes", "inside", "slices"]
+__all__ = ["area", "beyond", "clipped_boxes", "inside", "slices"]
 
 
 def clipped_boxes(
@@ -25,6 +25,13 @@ def inside(boxes: Tensor, height: int, width: int) -> Tensor:
     left, top, right, bottom = boxes.to(torch.int32)[..., None, None, :].unbind(-1)
     rows, columns = _places(height, boxes.device)[:, None], _places(width, boxes.device)
     return ((rows >= top) & (rows < bottom)) & ((columns >= left) & (columns < right))
+
+
+def beyond(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return for boxes of shape (N, 4) which rows, (N, H), and which columns, (N, W), lie beyond them."""
+    left, top, right, bottom = boxes.to(torch.int32)[..., None, :].unbind(-1)
+    rows, columns = _places(height, boxes.device), _places(width, boxes.device)
+    return (rows < top) | (rows >= bottom), (columns < left) | (columns >= right)
 
 
 def _places(count: int, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from counterpoint.algorithms.boxes import area, clipped_boxes, inside, slices
-from counterpoint.algorithms.forms import as_bits, in_passes, is_permutation, one_by_one, partners
+from counterpoint.algorithms.forms import as_bits, from_front, gathered, in_passes, is_permutation, one_by_one, partners
 from counterpoint.algorithms.mixup import mix
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
 from counterpoint.core.errors import DataError
@@ -39,7 +39,7 @@ def cutmix(inputs: Tensor, targets: Tensor, boxes: Tensor, perm: Tensor) -> tupl
     Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019,
     https://arxiv.org/abs/1905.04899
     """
-    return _cutmix(inputs, targets, boxes, perm, in_place=False)
+    return _cutmix(inputs, targets, boxes, from_front(perm), in_place=False)
 
 
 def _cutmix(inputs: Tensor, targets: Tensor, boxes: Tensor, perm: Tensor, *, in_place: bool) -> tuple[Tensor, Tensor]:
@@ -53,13 +53,16 @@ def _cutmix(inputs: Tensor, targets: Tensor, boxes: Tensor, perm: Tensor, *, in_
 
 
 def paste(values: Tensor, boxes: Tensor, perm: Tensor, *, in_place: bool = False) -> Tensor:
-    """Return each sample with its partner's values inside its box; with ``in_place``, ``values`` may be written to."""
+    """Return each sample with its partner's values inside its box; with ``in_place``, ``values`` may be written to.
+
+    ``perm`` counts from the front.
+    """
     if in_passes(values) or not one_by_one(values, "paste" if len(boxes) == 1 else "paste each"):
         return _paste_in_passes(values, boxes, perm, in_place=in_place)
     numbers = perm.tolist()
     in_place = in_place and is_permutation(numbers)
     out = values if in_place else empty_like(values).copy_(values)
-    old, new, cuts = as_bits(values), as_bits(out), slices(boxes)
+    old, new, cuts = as_bits(values).numpy(), as_bits(out).numpy(), slices(boxes)
     if len(cuts) == 1:
         old, new, cuts = old[cuts[0]], new[cuts[0]], [(...,)]
     for number, partner in partners(list(old), numbers, np.copy, in_place=in_place):
@@ -70,10 +73,11 @@ def paste(values: Tensor, boxes: Tensor, perm: Tensor, *, in_place: bool = False
 
 def _paste_in_passes(values: Tensor, boxes: Tensor, perm: Tensor, *, in_place: bool) -> Tensor:
     if in_passes(values) or len(boxes) > 1:
-        return torch.where(inside(boxes, *values.shape[-2:])[:, None], values[perm], values)
+        others = values[perm] if in_passes(values) else gathered(values, perm)
+        return torch.where(inside(boxes, *values.shape[-2:])[:, None], others, values)
     (cut,) = slices(boxes)
-    pasted = values if in_place else values.clone()
-    pasted[cut] = values[cut][perm]
+    pasted = values if in_place else empty_like(values).copy_(values)
+    pasted[cut] = values[cut].index_select(0, perm)
     return pasted
 
 

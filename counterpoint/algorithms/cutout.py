@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from counterpoint.algorithms.boxes import clipped_boxes, inside, slices
+from counterpoint.algorithms.boxes import beyond, clipped_boxes, inside, slices
 from counterpoint.algorithms.forms import as_bits, in_passes, one_by_one
 from counterpoint.core import Algorithm, Batch, BatchSpec, Declaration, Edit, Form, Law, Rng, transform
 from counterpoint.core import kinds as K
@@ -36,16 +36,31 @@ def cutout(inputs: Tensor, boxes: Tensor, *, fill: float = 0.0) -> Tensor:
 
 def fill_boxes(values: Tensor, boxes: Tensor, fill: float, *, in_place: bool) -> Tensor:
     """Return samples with a constant inside their boxes; with ``in_place``, ``values`` may be written to."""
-    if in_passes(values) or not one_by_one(values, "fill"):
+    if in_passes(values):
         holes = inside(boxes, *values.shape[-2:])
         holes = holes if boxes.shape[1] == 1 else holes.any(1, keepdim=True)
         return values.masked_fill_(holes, fill) if in_place else values.masked_fill(holes, fill)
+    if len(boxes) > 1 and not one_by_one(values, "fill"):
+        return _fill_by_bits(values, boxes, fill, out=values if in_place else empty_like(values))
     out = values if in_place else empty_like(values).copy_(values)
-    new, constant = as_bits(out), as_bits(torch.full((1,), fill, dtype=values.dtype))[0]
-    images = [new] if len(boxes) == 1 else list(new)
+    images = [out] if len(boxes) == 1 else out.unbind()
     for holes in boxes.unbind(1):
         for image, cut in zip(images, slices(holes), strict=True):
-            image[cut] = constant
+            image[cut].fill_(fill)
+    return out
+
+
+def _fill_by_bits(values: Tensor, boxes: Tensor, fill: float, *, out: Tensor) -> Tensor:
+    """Keep the bits outside the boxes, and set those of the constant inside: masks of bits are faster than booleans."""
+    bits = as_bits(values)
+    kept = torch.ones((), dtype=bits.dtype).neg_()
+    for holes in boxes.unbind(1):
+        rows, columns = (outside.to(bits.dtype).neg_() for outside in beyond(holes, *values.shape[-2:]))
+        kept = kept & (rows[:, None, :, None] | columns[:, None, None, :])
+    torch.bitwise_and(bits, kept, out=as_bits(out))
+    constant = as_bits(torch.full((), fill, dtype=values.dtype))
+    if constant:
+        as_bits(out).bitwise_or_(constant & ~kept)
     return out
 
 

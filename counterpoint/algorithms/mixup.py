@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterpoint.algorithms.forms import in_passes, is_permutation, one_by_one, partners
+from counterpoint.algorithms.forms import from_front, gathered, in_passes, is_permutation, one_by_one, partners
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import CONTINUOUS, MIXABLE, MIXING
@@ -32,11 +32,15 @@ def mixup(inputs: Tensor, targets: Tensor, lam: float | Tensor, perm: Tensor) ->
 
     Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, https://arxiv.org/abs/1710.09412
     """
+    perm = from_front(perm)
     return mix(inputs, lam, perm), mix(targets, lam, perm)
 
 
 def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = False) -> Tensor:
-    """Return ``lam * values + (1 - lam) * values[perm]``; with ``in_place``, ``values`` may be written to."""
+    """Return ``lam * values + (1 - lam) * values[perm]``; with ``in_place``, ``values`` may be written to.
+
+    ``perm`` counts from the front.
+    """
     if not values.is_floating_point():
         raise DataError(f"an average of {values.dtype} values has no meaning: make them floating, or targets dense")
     if in_passes(values, *([lam] if isinstance(lam, Tensor) else [])):
@@ -45,8 +49,7 @@ def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = F
         return _mix_one_by_one(values, lam, perm.tolist(), in_place=in_place)
     if isinstance(lam, Tensor) and lam.ndim:
         return _mix_in_passes(values, lam, perm, in_place=in_place)
-    # Gathering whole rows this way is faster than values[perm], and counts from the front only.
-    others = values.index_select(0, torch.where(perm < 0, perm + len(perm), perm))
+    others = gathered(values, perm)
     return torch.lerp(values, others, 1 - float(lam), out=values if in_place else others)
 
 

@@ -30,12 +30,12 @@ class Edit:
 
     def __call__(self, batch: Batch, draws: Any) -> Batch:
         """Return the batch after the edit, in one input tensor."""
+        inputs_kind = batch.inputs_kind if self.inputs_kind is None else self.inputs_kind
+        targets_kind = batch.targets_kind if self.targets_kind is None else self.targets_kind
         edited = self.function(batch, draws)
-        return replace(
-            edited,
-            inputs_kind=batch.inputs_kind if self.inputs_kind is None else self.inputs_kind,
-            targets_kind=batch.targets_kind if self.targets_kind is None else self.targets_kind,
-        )
+        if edited.inputs_kind is inputs_kind and edited.targets_kind is targets_kind:
+            return edited
+        return replace(edited, inputs_kind=inputs_kind, targets_kind=targets_kind)
 
 
 class Call(NamedTuple):
@@ -63,13 +63,13 @@ def run_calls(calls: Iterable[Call], batch: Batch) -> Batch:
     """Run one edit after the other; memory that an edit has made may be written to by the next."""
     for call in calls:
         edited = call(batch)
-        shared = any(map(_share_memory, edited.all_inputs, batch.all_inputs))
-        batch = replace(edited, writable=batch.writable or not shared)
+        owned = batch.writable or not any(map(_share_memory, edited.all_inputs, batch.all_inputs))
+        batch = edited if edited.writable == owned else replace(edited, writable=owned)
     return batch
 
 
 def _share_memory(one: Tensor, other: Tensor) -> bool:
-    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    return one is other or one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def map_draws(change: Callable[[Tensor], Any], draws: Any) -> Any:

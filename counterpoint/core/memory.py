@@ -42,7 +42,9 @@ class Recycler:
         self._free: deque[_Piece] = deque(maxlen=_KEPT)
 
     def empty_like(self, form: Tensor) -> Tensor:
-        """Return a CPU tensor of the shape, strides and dtype of ``form``, with any values."""
+        """Return a CPU tensor of the shape and dtype of ``form``, laid out as ``torch.empty_like`` does."""
+        if not form.is_contiguous():
+            form = torch.empty_like(form, device="meta")
         size = form.element_size() * form.numel()
         if size < LARGE:
             return torch.empty_strided(form.shape, form.stride(), dtype=form.dtype)

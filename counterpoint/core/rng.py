@@ -8,6 +8,7 @@ for bit from the step number alone. No global generator is read or moved.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +20,13 @@ __all__ = ["Rng"]
 _TINY = np.finfo(np.float64).tiny
 _SMALLEST_SHAPE = 1e-300
 """Below it logarithms of Gamma numbers overflow, and every Beta number is 0 or 1 long before."""
+
+
+_FREE: deque[np.random.Generator] = deque(maxlen=16)
+"""Generators that nobody uses any more: a new one asks the system for entropy, which a key makes useless."""
+_ZEROS = np.zeros(4, np.uint64)
+_START = {"bit_generator": "Philox", "buffer": _ZEROS, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
+"""The state of a generator of which nothing has been drawn, but for its key."""
 
 
 class Rng:
@@ -36,6 +44,10 @@ class Rng:
         self._key = f"{seed}/{stream}/{step}/{'shared' if rank is None else rank}"
         self._made: np.random.Generator | None = None
 
+    def __del__(self) -> None:
+        if self._made is not None:
+            _FREE.append(self._made)
+
     @property
     def _numbers(self) -> np.random.Generator:
         # Made when the first number is asked for: most methods that edit every batch draw nothing.
@@ -45,7 +57,13 @@ class Rng:
 
     def _make(self) -> np.random.Generator:
         digest = hashlib.blake2b(self._key.encode(), digest_size=16).digest()
-        return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, dtype="<u8").astype(np.uint64)))
+        key = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+        try:
+            generator = _FREE.pop()
+        except IndexError:
+            return np.random.Generator(np.random.Philox(key=key))
+        generator.bit_generator.state = {**_START, "state": {"counter": _ZEROS, "key": key}}
+        return generator
 
     def uniform(self, low: float = 0.0, high: float = 1.0, size: Sequence[int] = ()) -> Tensor:
         """Draw float64 numbers from the uniform distribution over ``[low, high)``, of shape ``size``."""
