@@ -54,13 +54,18 @@ class WeightAverage(Algorithm[None], name="weight_average"):
     def update(self, state: Average, scope: Scope) -> None:
         """Move the average towards the weights."""
         decay = self.decay_of(int(state.updates))
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
         with torch.no_grad():
             for name, value in _values(scope.model):
                 average = state.weights[name]
                 if value.is_floating_point():
-                    moving_average(average, value, decay, out=average)
+                    averages.append(average)
+                    values.append(value.to(average.dtype))
                 else:
                     average.copy_(value)
+            if averages:  # all at once: on a GPU in a few kernels, however many tensors a model has
+                torch._foreach_lerp_(averages, values, 1 - decay)
         state.updates += 1
 
     @around(Event.EVALUATION, writes="parameters", restores="parameters", claims=EVALUATION_WEIGHTS)

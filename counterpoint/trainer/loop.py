@@ -65,7 +65,9 @@ class Loop:
         self._engine = Engine(job.plan, model=self._raw, rank=job.accelerator.process_index)
         optimizer = job.config.optimizer.build(self._raw)
         self._scheduler = job.config.scheduler.build(optimizer, total=self._total, steps_per_epoch=self._steps)
-        self._model, self._optimizer = job.accelerator.prepare(self._raw, optimizer)
+        self._model, prepared = job.accelerator.prepare(self._raw, optimizer)
+        # What Accelerate wraps around an optimizer serves scaled gradients, and looks for a package at each step.
+        self._optimizer = optimizer if job.accelerator.scaler is None else prepared
         self._engine.optimizer = self._optimizer
 
         device = job.accelerator.device
@@ -129,7 +131,7 @@ class Loop:
     def _train(self, inputs: Tensor, targets: Tensor) -> None:
         """Train on a device batch."""
         step = self.step
-        torch.manual_seed(int(Rng(self._config.seed, "layers", step, self._engine.rank).integers(0, 2**31)))
+        self._seed_layers(step)
         with self._engine.batch(inputs, targets, donate=True) as batch:
             passes = Passes(self._engine, self._model, self._accelerator, batch, self._config.accumulate)
             loss = self._engine.step(passes)
@@ -141,6 +143,11 @@ class Loop:
         if self._report.due(len(inputs) * self._accelerator.num_processes):
             self._watch.check()
             self._report.step(self.step, {"loss": self._watch.last, **self._measured.local_accuracy()})
+
+    def _seed_layers(self, step: int) -> None:
+        seed = int(Rng(self._config.seed, "layers", step, self._engine.rank).integers(0, 2**31))
+        # For a CUDA that may start later torch.manual_seed keeps each seed, with the stack of the call.
+        (torch.default_generator if self._accelerator.device.type == "cpu" else torch).manual_seed(seed)
 
     def _after_step(self) -> None:
         """Measure and save, where either is due; if the run is to stop, save at once and measure when it goes on."""
