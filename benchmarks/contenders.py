@@ -22,9 +22,13 @@ LENGTH = 0.5
 
 
 class Contender(Protocol):
-    """What a library does to a batch: each part, and the whole chain; made for a device and a dtype."""
+    """What a library does to a batch: each part, and the whole chain; made for a device and a dtype.
+
+    ``hole_each`` is true where ``erase`` draws a hole for each image, false where one hole serves the batch.
+    """
 
     name: str
+    hole_each: bool
 
     def normalize(self, images: Tensor) -> Tensor:
         """Turn bytes into normalised values of the dtype."""
@@ -52,6 +56,7 @@ class Composer:
     """MosaicML Composer's functions; its normalisation is torchvision's, as in its examples."""
 
     name = "Composer's functions"
+    hole_each = False
 
     def __init__(self, device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> None:
         self._cutout = import_module("composer.algorithms.cutout").cutout_batch
@@ -81,6 +86,7 @@ class Torchvision:
     """torchvision.transforms.v2, in place where it can; its holes are the same for the whole batch."""
 
     name = "torchvision v2"
+    hole_each = False
 
     def __init__(self, device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> None:
         self._t = t = import_module("torchvision.transforms.v2")
@@ -108,6 +114,7 @@ class Timm:
     """timm: what its loader does to a batch (normalise, erase a box a sample), and its Mixup."""
 
     name = "timm"
+    hole_each = True
 
     def __init__(self, device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> None:
         self._data = import_module("timm.data")
@@ -136,6 +143,7 @@ class Kornia:
     """kornia's augmentation modules."""
 
     name = "kornia"
+    hole_each = True
 
     def __init__(self, device: torch.device = HOST, dtype: torch.dtype = torch.float32) -> None:
         k, self._dtype = import_module("kornia.augmentation"), dtype
@@ -185,7 +193,7 @@ class Ours:
         draws = self.plan.draws(self.step, cp.BatchSpec(count, tuple(images.shape[1:]), CLASSES))
         holes, weights = torch.zeros(count, 1, height, width, dtype=torch.bool), torch.eye(count).double()
         if "cutout" in draws:
-            for number, boxes in enumerate(draws["cutout"].tolist()):
+            for number, boxes in enumerate(draws["cutout"].expand(count, -1, -1).tolist()):
                 for left, top, right, bottom in boxes:
                     holes[number, :, top:bottom, left:right] = True
         if "mixup" in draws:

@@ -228,7 +228,7 @@ def memory() -> list[Goal]:
             Goal(
                 f"extra memory in batches{', in place' * in_place}, {name}",
                 aim,
-                (most - _status("VmRSS")) / values.nbytes,
+                round((most - _status("VmRSS")) / values.nbytes, 3),
                 at_least=False,
             )
         )

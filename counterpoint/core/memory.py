@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections import deque
 
 import numpy as np
@@ -18,6 +17,16 @@ _Piece = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 _KEPT = 2
 """How many pieces are kept while nobody holds them."""
+
+
+class _Lent(_Piece):
+    """The memory of a piece while a tensor holds it; afterwards the piece goes home."""
+
+    home: deque[_Piece]
+
+    def __del__(self) -> None:
+        if "home" in self.__dict__:  # else it is a view that NumPy made of one
+            self.home.append(self.base)
 
 
 class Recycler:
@@ -48,16 +57,15 @@ class Recycler:
         size = form.element_size() * form.numel()
         if size < LARGE:
             return torch.empty_strided(form.shape, form.stride(), dtype=form.dtype)
-        piece = self._take(size)
-        lent = piece[:]  # an array of its own, which lives as long as a tensor holds the memory
-        weakref.finalize(lent, self._free.append, piece).atexit = False
+        lent = self._take(size).view(_Lent)  # an array of its own, which lives as long as a tensor holds the memory
+        lent.home = self._free
         return torch.from_numpy(lent).view(form.dtype).as_strided(form.shape, form.stride())
 
     def _take(self, size: int) -> _Piece:
         """Return a free piece; pieces of another size are given up, so that batches of many sizes keep no heap."""
         while self._free:
             try:
-                piece = self._free.popleft()
+                piece = self._free.pop()  # the one that is still in the cache, if any is
             except IndexError:  # another thread was faster
                 break
             if piece.size == size:

@@ -198,3 +198,25 @@ def test_a_machine_without_a_compiler_runs_eager_and_says_so_once(tmp_path: Any)
     environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", NO_COMPILER], env=environment, capture_output=True, text=True)
     assert done.stdout.split("\n")[0] == "1 (4, 3)", done.stderr
+
+
+NEXT_START = """
+import torch, counterpoint as cp
+chain = [{"name": "normalize", "mean": [0.5], "std": [0.5]}, "cutout", "mixup", "label_smoothing"]
+facts = {"loss": torch.nn.CrossEntropyLoss(), "task": "multiclass", "num_classes": 3, "inputs": "bytes"}
+plan = cp.compose(chain, **facts, contract="off", compile=True)
+for step in range(4):
+    plan(torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]), step=step)
+counters = torch._dynamo.utils.counters["inductor"]
+print(counters["fxgraph_cache_miss"], counters["fxgraph_cache_hit"], counters["fxgraph_cache_bypass"])
+"""
+
+
+@pytest.mark.slow
+def test_the_cache_serves_the_next_start(tmp_path: Any) -> None:
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    starts = [
+        subprocess.run([sys.executable, "-c", NEXT_START], env=environment, capture_output=True, text=True)
+        for _ in range(2)
+    ]
+    assert [start.stdout.strip() for start in starts] == ["1 0 0", "0 1 0"], starts[-1].stderr

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.algorithms import EMA, MixUp
+from counterpoint.core.run import Dice
 from tests.core.methods import LOG, Scale, Trace, Twice, check
 
 
@@ -102,6 +103,32 @@ def test_a_hook_that_yields_twice_is_an_error() -> None:
     engine, *_ = make(check([Yields()]))
     with pytest.raises(cp.ContractError, match="yields more than once"), engine.evaluation():
         pass
+
+
+def test_a_hook_that_does_not_yield_is_an_error() -> None:
+    class Returns(cp.Algorithm[None], name="returns"):
+        @cp.around(cp.Event.EVALUATION, writes="modules")
+        def inside(self, state: object, scope: cp.Scope) -> Generator[None, cp.Outcome, None]:
+            if scope.step < 0:
+                yield
+
+    engine, *_ = make(check([Trace(), Returns(after="trace")]))
+    with pytest.raises(cp.ContractError, match=r"returns.inside does not yield"), engine.evaluation():
+        pass
+    assert LOG == ["trace:enter", "trace:leave ContractError"]
+
+
+def test_who_acts_is_found_anew_where_chance_decides() -> None:
+    """Also when more sets of methods have acted than are kept."""
+    plan = check([Trace(id=f"trace{number}", p=0.5) for number in range(12)])
+    engine, _, inputs, targets = make(plan)
+    for step in range(300):
+        LOG.clear()
+        acting = [member.identity for member in plan.members if Dice(plan.facts.seed, step, 0).acts(member)]
+        with engine.batch(inputs, targets):
+            engine.step(lambda: torch.tensor(0.0))
+        assert sorted(LOG[: len(acting)]) == sorted(f"{name}:before-update" for name in acting)
+        assert len(LOG) == 2 * len(acting)
 
 
 def test_after_hooks_run_only_when_the_span_ended_well() -> None:
