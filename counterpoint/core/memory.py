@@ -23,10 +23,11 @@ class _Lent(_Piece):
     """The memory of a piece while a tensor holds it; afterwards the piece goes home."""
 
     home: deque[_Piece]
+    piece: _Piece
 
     def __del__(self) -> None:
         if "home" in self.__dict__:  # else it is a view that NumPy made of one
-            self.home.append(self.base)
+            self.home.append(self.piece)
 
 
 class Recycler:
@@ -57,8 +58,9 @@ class Recycler:
         size = form.element_size() * form.numel()
         if size < LARGE:
             return torch.empty_strided(form.shape, form.stride(), dtype=form.dtype)
-        lent = self._take(size).view(_Lent)  # an array of its own, which lives as long as a tensor holds the memory
-        lent.home = self._free
+        piece = self._take(size)
+        lent = piece.view(_Lent)  # an array of its own, which lives as long as a tensor holds the memory
+        lent.home, lent.piece = self._free, piece
         return torch.from_numpy(lent).view(form.dtype).as_strided(form.shape, form.stride())
 
     def _take(self, size: int) -> _Piece:
