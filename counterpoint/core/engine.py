@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from itertools import chain, repeat
 from typing import Any
@@ -23,9 +23,12 @@ from counterpoint.core.plan import Plan
 from counterpoint.core.run import Dice, draw, edit, process_rank
 from counterpoint.core.scope import Training
 from counterpoint.core.spans import Loop, Span
-from counterpoint.core.state import load_states, pack_states
+from counterpoint.core.state import Remembered, load_states, pack_states
 
 __all__ = ["Engine"]
+
+_NOTHING = nullcontext()
+"""The span of an event at which no method acts."""
 
 
 class Engine:
@@ -67,9 +70,10 @@ class Engine:
         self._training = training = Training(model, optimizer)
         self._update, self._predict = update, predict or model
         self._opened = opened = OpenedBatches()
-        self._states: dict[str, object] | None = None
+        self._remembered = Remembered(plan.members, model)
         handlers = Handlers(plan, training, opened, self._remembered)
         self._loop = Loop(training, opened, handlers, Fired(handlers, opened), plan.contract)
+        self._busy = frozenset(hook.effect.event for hook in plan.hooks)
         self._hooked = [member for member in plan.members if member.declaration.hooks]
         with self.span(Event.SETUP):
             pass
@@ -97,18 +101,11 @@ class Engine:
     def batches(self, batches: int) -> None:
         self._training.batches = batches
 
-    def _remembered(self) -> dict[str, object]:
-        """Return what the algorithms remember, made at the first call, up to which a model may yet be sharded."""
-        if self._states is None:
-            made = {member.identity: member.algorithm.init(self.model) for member in self.plan.members}
-            self._states = {identity: state for identity, state in made.items() if state is not None}
-        return self._states
-
     def span(self, event: Event) -> AbstractContextManager[None]:
         """Return a span of the loop: its hooks run before, around and after what is done in it."""
-        if self._states is None and event is not Event.SETUP:
+        if self._remembered.states is None and event is not Event.SETUP:
             self._remembered()
-        return Span(self._loop, event)
+        return Span(self._loop, event) if event in self._busy else _NOTHING
 
     def fit(self) -> AbstractContextManager[None]:
         """Return the span of the whole training."""

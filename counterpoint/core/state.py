@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from counterpoint.core.errors import CheckpointError, DeclarationError
+from counterpoint.core.member import Member
 from counterpoint.core.sharding import placed_like, whole
 
-__all__ = ["load_states", "pack_states"]
+__all__ = ["Remembered", "load_states", "pack_states"]
+
+
+class Remembered:
+    """What the algorithms of a plan remember, by their names.
+
+    It is made at the first call, up to which a model may be sharded; ``states`` is ``None`` before.
+    """
+
+    def __init__(self, members: Sequence[Member], model: nn.Module) -> None:
+        self._members, self._model = members, model
+        self.states: dict[str, object] | None = None
+
+    def __call__(self) -> dict[str, object]:
+        """Return the states of those that have one."""
+        if self.states is None:
+            made = {member.identity: member.algorithm.init(self._model) for member in self._members}
+            self.states = {identity: state for identity, state in made.items() if state is not None}
+        return self.states
 
 
 def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -421,3 +423,15 @@ def test_an_update_that_fails_leaves_no_step_behind() -> None:
         raise KeyboardInterrupt
     assert LOG == ["trace:before-update"]
     assert engine.batches == 0
+
+
+def test_an_engine_that_is_let_go_frees_its_model_at_once() -> None:
+    engine, model, inputs, targets = make(check([EMA(), Trace(), MixUp()]))
+    train(engine, model, inputs, targets)
+    gone = weakref.ref(model)
+    gc.disable()
+    try:
+        del engine, model
+        assert gone() is None
+    finally:
+        gc.enable()
