@@ -69,7 +69,7 @@ def check_classes(indices: Tensor, num_classes: int, ignore_index: int) -> None:
 
 def _all_within(indices: Tensor, num_classes: int) -> bool:
     low, high = indices.aminmax() if indices.numel() else (indices.new_zeros(()), indices.new_zeros(()))
-    return bool(low >= 0) and bool(high < num_classes)
+    return int(low) >= 0 and int(high) < num_classes
 
 
 @dataclass(frozen=True)

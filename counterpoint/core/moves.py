@@ -9,7 +9,7 @@ from torch import Tensor
 
 from counterpoint.core.calls import Call, map_draws
 
-__all__ = ["move_draws", "moved"]
+__all__ = ["move_draws", "moved", "packed"]
 
 _ALIGNED = 64
 """Bytes at whose multiples tensors begin: kernels load several numbers at once from such places alone."""
@@ -17,8 +17,11 @@ _ALIGNED = 64
 
 def move_draws(calls: Sequence[Call], device: torch.device) -> list[Call]:
     """Return calls whose draws lie on a device, all of them moved there in one copy that the host does not wait for."""
-    if device.type == "cpu":
-        return list(calls)
+    return list(calls) if device.type == "cpu" else packed(calls, device)
+
+
+def packed(calls: Sequence[Call], device: torch.device) -> list[Call]:
+    """Return calls whose draws lie in one piece of memory on a device, each tensor that several share once."""
     found: list[Tensor] = []
     for call in calls:
         map_draws(found.append, call.draws)
@@ -34,10 +37,10 @@ def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     [tensor(0.5000), tensor([[1, 2]])]
     """
     sizes = [-(-tensor.nbytes // _ALIGNED) * _ALIGNED for tensor in tensors]
-    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
-    for tensor, part in zip(tensors, torch.split(packed, sizes), strict=True):
+    piece = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    for tensor, part in zip(tensors, torch.split(piece, sizes), strict=True):
         _like(part, tensor).copy_(tensor)
-    there = packed.to(device, non_blocking=True)
+    there = piece.to(device, non_blocking=True)
     return [_like(part, tensor) for tensor, part in zip(tensors, torch.split(there, sizes), strict=True)]
 
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import counterpoint as cp
 from counterpoint.algorithms import CutMix, CutOut, LabelSmoothing, MixUp, Normalize, OneOf, TrivialAugment
-from counterpoint.core import compiled
+from counterpoint.core import compiled, run
 from counterpoint.core.compiled import Compiled
+from counterpoint.core.moves import packed
 from tests.core.methods import Blend, Hole, Recolor, Scale
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
@@ -102,6 +103,13 @@ def test_the_real_compiler_gives_the_same() -> None:
     chain = [NORMALIZE, CutOut(p=0.5), MixUp(), LabelSmoothing()]
     compare(chain, 12, backend="inductor", inputs="bytes")
     assert graphs() == 2
+
+
+def test_draws_in_one_piece_of_memory_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those that were moved to a device are."""
+    monkeypatch.setattr(run, "move_draws", packed)
+    compare([NORMALIZE, CutOut(), MixUp(), LabelSmoothing()], 12, backend="inductor", inputs="bytes")
+    assert graphs() == 1
 
 
 def test_beyond_the_cap_one_function_serves_every_set_of_acting_methods(monkeypatch: pytest.MonkeyPatch) -> None:
