@@ -19,3 +19,20 @@ def _environment() -> Iterator[None]:
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--kind``, which runs the tests that hold one kind of fault."""
+    parser.addoption("--kind", action="append", default=[], help="run the tests marked kind(NUMBER) alone; repeatable")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that hold none of the kinds asked for."""
+    wanted = set(config.getoption("--kind"))
+    if not wanted:
+        return
+    kept, left = [], []
+    for item in items:
+        (kept if wanted & {mark.args[0] for mark in item.iter_markers("kind")} else left).append(item)
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
