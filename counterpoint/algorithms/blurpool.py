@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
@@ -53,27 +54,60 @@ def blur2d(
 
     Zhang, Making Convolutional Networks Shift-Invariant Again, ICML 2019, https://arxiv.org/abs/1904.11486
     """
-    channels, height, width = inputs.shape[-3:]
+    _check_mirror(inputs, kernel, padding)
+    return _blur(inputs, kernel, stride, _margins(kernel), padding, inputs.shape[1])
+
+
+def _margins(kernel: Tensor) -> tuple[int, int, int, int]:
+    """Return by how many positions images are padded: left, right, above and below."""
     rows, columns = kernel.shape
-    if padding == "reflect" and (rows // 2 >= height or columns // 2 >= width):
+    return (columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2
+
+
+def _check_mirror(inputs: Tensor, kernel: Tensor, padding: str) -> None:
+    """Raise ``DataError`` for images that are too small to be mirrored."""
+    if padding != "reflect":
+        return
+    height, width = inputs.shape[-2], inputs.shape[-1]
+    rows, columns = kernel.shape[0], kernel.shape[1]
+    if rows // 2 >= height or columns // 2 >= width:
         raise DataError(
             f"features of {height}x{width} positions cannot be mirrored for a blur of {rows}x{columns} taps: "
             "use padding='replicate'"
         )
-    margins = ((columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2)
+
+
+torch.fx.wrap("_check_mirror")  # one call in a symbolic trace, where sizes cannot be compared
+
+
+def _blur(
+    inputs: Tensor,
+    kernel: Tensor,
+    stride: tuple[int, int],
+    margins: tuple[int, int, int, int],
+    padding: str,
+    channels: int,
+) -> Tensor:
+    """Pad, then filter each of the ``channels``; written for ``torch.jit.script``, which compiles it too."""
     padded = F.pad(inputs, margins, mode="constant" if padding == "zeros" else padding)
-    weight = kernel.to(inputs.dtype).expand(channels, 1, rows, columns)
+    weight = kernel.to(inputs.dtype).expand(channels, 1, -1, -1)
     return F.conv2d(padded, weight, stride=stride, groups=channels)
+
+
+def _constant(size: int) -> int:
+    """Return a size that stays what it is in a traced graph: ONNX needs the number of groups as a constant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python integer")
+        return int(size)
 
 
 class Blur2d(nn.Module):
     """Blurs images along the axes whose ``stride`` is above 1, with ``size`` taps, and subsamples if ``subsample``.
 
     Maps (N, C, H, W) to (N, C, H, W), or (N, C, ceil(H / SH), ceil(W / SW)). The filter is a buffer, so that a model
-    without the blur refuses this one's ``state_dict`` rather than compute something else with it.
+    without the blur refuses this one's ``state_dict`` rather than compute something else with it. ``torch.jit``,
+    ``torch.fx``, ``torch.export`` and ``torch.onnx`` take it, with batch size, height and width as dynamic sizes.
     """
-
-    kernel: Tensor
 
     def __init__(
         self,
@@ -87,11 +121,18 @@ class Blur2d(nn.Module):
         super().__init__()
         self.stride, self.padding = stride if subsample else (1, 1), padding
         rows, columns = (blur_kernel(size if step > 1 else 1) for step in stride)
+        self.kernel: Tensor  # not in the class: torch.jit.script cannot resolve a postponed annotation there
         self.register_buffer("kernel", torch.outer(rows, columns).to(device))
+        self.margins = _margins(self.kernel)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Blur."""
-        return blur2d(inputs, self.kernel, self.stride, padding=self.padding)
+        channels = inputs.shape[1]
+        if isinstance(channels, Tensor):  # while torch.jit.trace or ONNX traces: no size can be compared
+            channels = _constant(channels)
+        else:
+            _check_mirror(inputs, self.kernel, self.padding)
+        return _blur(inputs, self.kernel, self.stride, self.margins, self.padding, channels)
 
 
 class BlurConv2d(nn.Module):

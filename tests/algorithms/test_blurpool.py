@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.fx
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 import counterpoint as cp
@@ -73,6 +80,15 @@ def pascal(size: int) -> Array:
     for _ in range(size - 1):
         row = [a + b for a, b in zip([0, *row], [*row, 0], strict=True)]
     return np.array(row, dtype=np.float64) / 2 ** (size - 1)
+
+
+@contextmanager
+def deprecated() -> Iterator[None]:
+    """Ignore two warnings that torch gives for every padded model: that the way is deprecated, and a folding missed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1")
+        yield
 
 
 def random(*shape: int) -> Tensor:
@@ -140,6 +156,10 @@ def test_mirroring_what_is_too_small_says_so() -> None:
     replace_strided(model, padding="reflect")
     with pytest.raises(cp.DataError, match=r"1x1 positions cannot be mirrored .* padding='replicate'"):
         model(torch.zeros(1, 1, 2, 2))
+    with deprecated():
+        script = torch.jit.script(model)
+    with pytest.raises(torch.jit.Error, match=r"1x1 positions cannot be mirrored .* padding='replicate'"):
+        script(torch.zeros(1, 1, 2, 2))
 
 
 class TestWhatIsReplaced:
@@ -221,9 +241,9 @@ class TestSurgery:
         assert [fault.code for fault in caught.value.faults] == ["nothing-to-replace"]
 
     def test_a_second_one_and_a_schedule_are_refused(self) -> None:
-        for given, code in (([BlurPool(), BlurPool(id="two")], "two-owners"), ([BlurPool(p=0.5)], "schedule-unused")):
+        for listed, code in (([BlurPool(), BlurPool(id="two")], "two-owners"), ([BlurPool(p=0.5)], "schedule-unused")):
             with pytest.raises(cp.CompositionError) as caught:
-                composed(*given)
+                composed(*listed)
             assert [fault.code for fault in caught.value.faults] == [code]
 
     def test_the_state_dict_loads_back_and_a_plain_model_refuses_it(self) -> None:
@@ -240,12 +260,6 @@ class TestSurgery:
         x = torch.rand(2, 1, 8, 8)
         assert torch.equal(model.eval()(x), other.eval()(x))
 
-    def test_export(self) -> None:
-        model, x = small_cnn().eval(), torch.rand(2, 1, 8, 8)
-        cp.Engine(composed(BlurPool(padding="reflect")), model=model)
-        exported = torch.export.export(model, (x,))
-        torch.testing.assert_close(exported.module()(x), model(x))
-
     @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
     def test_compiling(self, backend: str) -> None:
         model, x = small_cnn(), torch.rand(4, 1, 8, 8)
@@ -258,6 +272,97 @@ class TestSurgery:
         model = small_cnn().to(dtype)
         cp.Engine(composed(BlurPool()), model=model)
         assert model(torch.rand(2, 1, 8, 8, dtype=dtype)).dtype == dtype
+
+
+@st.composite
+def subsampling(draw: st.DrawFn) -> nn.Module:
+    """Draw a model with a strided layer, blurred by an even or odd number of taps."""
+    stride = draw(st.sampled_from([(2, 2), (2, 1), (1, 3)]))
+    layer = draw(
+        st.sampled_from([nn.MaxPool2d(3, stride, 1), nn.Conv2d(4, 6, 3, stride, 1), nn.Conv2d(4, 4, 2, stride)])
+    )
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), layer, nn.ReLU()).eval()
+    settings = {"filter_size": draw(st.integers(2, 5)), "padding": draw(st.sampled_from(PADDINGS)), "min_channels": 4}
+    assert replace_strided(model, **settings) == 1
+    return model
+
+
+def scripted(model: nn.Module, x: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    with deprecated():
+        torch.jit.save(torch.jit.script(model), folder / "model.pt")
+        loaded: Callable[[Tensor], Tensor] = torch.jit.load(folder / "model.pt")
+    return loaded
+
+
+def traced(model: nn.Module, x: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    with deprecated():
+        graph: Callable[[Tensor], Tensor] = torch.jit.trace(model, (x,))
+    return graph
+
+
+def symbolic(model: nn.Module, x: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    return torch.fx.symbolic_trace(model)
+
+
+def exported(model: nn.Module, x: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    sizes = {0: torch.export.Dim("samples"), 2: torch.export.Dim("height", min=8), 3: torch.export.Dim("width", min=8)}
+    return torch.export.export(model, (x,), dynamic_shapes=(sizes,)).module()
+
+
+def onnx_graph(model: nn.Module, x: Tensor, folder: Path) -> Callable[[Tensor], Tensor]:
+    axes = {"x": {0: "samples", 2: "height", 3: "width"}}
+    file = str(folder / "model.onnx")
+    with deprecated():
+        torch.onnx.export(model, (x,), file, dynamo=False, input_names=["x"], dynamic_axes=axes)
+    graph = ReferenceEvaluator(file)
+    return lambda inputs: torch.from_numpy(graph.run(None, {"x": inputs.numpy()})[0])
+
+
+WAYS_OUT = [scripted, traced, symbolic, exported, onnx_graph]
+
+
+@pytest.mark.kind("16")
+@pytest.mark.parametrize("way", WAYS_OUT)
+@settings(max_examples=12, deadline=None)
+@given(model=subsampling())
+def test_a_blurred_model_leaves_torch_with_dynamic_sizes(
+    way: Callable[..., Callable[[Tensor], Tensor]], model: nn.Module
+) -> None:
+    """Other sizes than those of the example, samples and both extents, give what the model gives."""
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        outside = way(model, torch.rand(2, 2, 16, 13), Path(folder))
+        for shape in ((2, 2, 16, 13), (3, 2, 9, 12), (1, 2, 11, 20)):
+            x = torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+            torch.testing.assert_close(outside(x), model(x))
+
+
+@pytest.mark.kind("16")
+@pytest.mark.parametrize("way", WAYS_OUT)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_a_whole_network_leaves_torch_after_the_method_has_edited_it(
+    way: Callable[..., Callable[[Tensor], Tensor]], padding: Padding, tmp_path: Path
+) -> None:
+    model = small_cnn().eval()
+    cp.Engine(composed(BlurPool(padding=padding)), model=model)
+    with torch.no_grad():
+        outside = way(model, torch.rand(2, 1, 16, 24), tmp_path)
+        for shape in ((2, 1, 16, 24), (3, 1, 32, 8)):
+            x = torch.rand(*shape)
+            torch.testing.assert_close(outside(x), model(x))
+
+
+@pytest.mark.kind("16")
+def test_a_scripted_blur_trains_like_the_model() -> None:
+    model = small_cnn()
+    replace_strided(model)
+    x, gradients = torch.rand(4, 1, 8, 8), []
+    with deprecated():
+        script = torch.jit.script(model)
+    for module in (model, script):
+        module.zero_grad()
+        module(x).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    torch.testing.assert_close(*gradients)
 
 
 def train(engine: cp.Engine, steps: range) -> None:
