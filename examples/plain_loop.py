@@ -17,7 +17,7 @@ plan = cp.compose(
     num_classes=10,
     inputs="normalized",
 )
-print(plan.explain())
+print(plan)
 
 torch.manual_seed(17)
 model = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))

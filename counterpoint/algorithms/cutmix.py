@@ -11,7 +11,16 @@ from pydantic import Field
 from torch import Tensor
 
 from counterpoint.algorithms.boxes import area, clipped_boxes, inside, slices
-from counterpoint.algorithms.forms import as_bits, from_front, gathered, in_passes, is_permutation, one_by_one, partners
+from counterpoint.algorithms.forms import (
+    as_bits,
+    from_front,
+    gathered,
+    in_passes,
+    is_permutation,
+    mark_written,
+    one_by_one,
+    partners,
+)
 from counterpoint.algorithms.mixup import mix
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
 from counterpoint.core.errors import DataError
@@ -68,6 +77,8 @@ def paste(values: Tensor, boxes: Tensor, perm: Tensor, *, in_place: bool = False
     for number, partner in partners(list(old), numbers, np.copy, in_place=in_place):
         cut = cuts[number % len(cuts)]
         new[number][cut] = partner[cut]
+    if in_place:
+        mark_written(out)
     return out
 
 

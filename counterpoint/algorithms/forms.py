@@ -24,6 +24,7 @@ __all__ = [
     "gathered",
     "in_passes",
     "is_permutation",
+    "mark_written",
     "one_by_one",
     "partners",
 ]
@@ -103,6 +104,12 @@ def partners(
             seen[number], number = True, perm[number]
         yield number, first
         seen[number] = True
+
+
+def mark_written(values: Tensor) -> None:
+    """Tell autograd that values were written to through NumPy, so that it refuses to use what it saved of them."""
+    if not values.is_inference():
+        torch.autograd.graph.increment_version(values)
 
 
 def as_bits(values: Tensor) -> Tensor:

@@ -44,6 +44,8 @@ def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = F
     if not values.is_floating_point():
         raise DataError(f"an average of {values.dtype} values has no meaning: make them floating, or targets dense")
     if in_passes(values, *([lam] if isinstance(lam, Tensor) else [])):
+        if _is_host_number(lam, values):  # as without gradients, to the bit
+            return torch.lerp(values, values[perm], 1 - float(lam))
         return _mix_in_passes(values, lam, perm, in_place=in_place)
     if one_by_one(values, "mix"):
         return _mix_one_by_one(values, lam, perm.tolist(), in_place=in_place)
@@ -51,6 +53,13 @@ def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = F
         return _mix_in_passes(values, lam, perm, in_place=in_place)
     others, share = gathered(values, perm), 1 - float(lam)
     return values.lerp_(others, share) if in_place else torch.lerp(values, others, share, out=others)
+
+
+def _is_host_number(lam: float | Tensor, values: Tensor) -> bool:
+    """Whether the share is one number that the host may read, of which no gradient is asked."""
+    if torch.compiler.is_compiling() or values.device.type != "cpu":
+        return False
+    return not isinstance(lam, Tensor) or (lam.ndim == 0 and lam.device.type == "cpu" and not lam.requires_grad)
 
 
 def _mix_in_passes(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool) -> Tensor:

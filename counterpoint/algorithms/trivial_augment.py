@@ -20,11 +20,11 @@ __all__ = ["OPERATIONS", "SPACES", "Augmenting", "Space", "TrivialAugment", "mag
 OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "identity": lambda images, _: images,
     "auto_contrast": lambda images, _: recolor.auto_contrast(images),
-    "equalize": lambda images, _: recolor.equalize(images),
+    "equalize": lambda images, _: recolor.equalize(images.detach()),
     "rotate": displace.rotate,
     "solarize": recolor.solarize,
     "color": recolor.color,
-    "posterize": recolor.posterize,
+    "posterize": lambda images, bits: recolor.posterize(images.detach(), bits),
     "contrast": recolor.contrast,
     "brightness": recolor.brightness,
     "sharpness": recolor.sharpness,
@@ -33,7 +33,10 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "translate_x": displace.translate_x,
     "translate_y": displace.translate_y,
 }
-"""The operations of the paper, each called with images (n, C, H, W) and a magnitude for each, (n)."""
+"""The operations of the paper, each called with images (n, C, H, W) and a magnitude for each, (n).
+
+Those that work on levels, ``equalize`` and ``posterize``, are constant almost everywhere: their gradient is zero.
+"""
 
 
 @dataclass(frozen=True)

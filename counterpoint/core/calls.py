@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from counterpoint.core.batch import Batch
@@ -60,10 +61,14 @@ class Call(NamedTuple):
 
 
 def run_calls(calls: Iterable[Call], batch: Batch) -> Batch:
-    """Run one edit after the other; memory that an edit has made may be written to by the next."""
+    """Run one edit after the other; memory that an edit has made may be written to by the next.
+
+    Where gradients are tracked, autograd may have saved it, so no edit may write to it.
+    """
+    tracked = torch.is_grad_enabled()
     for call in calls:
         edited = call(batch)
-        owned = batch.writable or not any(map(_share_memory, edited.all_inputs, batch.all_inputs))
+        owned = not tracked and (batch.writable or not any(map(_share_memory, edited.all_inputs, batch.all_inputs)))
         batch = edited if edited.writable == owned else replace(edited, writable=owned)
     return batch
 

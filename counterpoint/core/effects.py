@@ -34,6 +34,8 @@ class Edit:
     ``needs`` are the kinds it can take; ``gives`` is the kind it leaves, or ``None`` for the kind it took. ``acts``
     are the axes that it mixes values over, ``varies`` those along which what it does differs. ``fills`` is the
     constant of which it leaves regions, ``resizes`` says that it changes the extent of an axis.
+    ``differentiable=False`` says that the result has no useful gradient with respect to the field: a field
+    that requires one is then refused.
     """
 
     needs: frozenset[Kind]
@@ -43,6 +45,7 @@ class Edit:
     form: Form = Form.SELECT
     fills: float | None = None
     resizes: bool = False
+    differentiable: bool = True
 
 
 def _edit(

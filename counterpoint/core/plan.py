@@ -33,8 +33,8 @@ class Plan:
     """An order of steps that has been proved to fit: made by ``compose``, never by hand.
 
     ``plan(inputs, targets, step=…)`` edits a batch; ``plan.loss(outputs, targets)`` is the loss, exact on the targets
-    that the plan gives; ``plan.order`` names the steps; ``print(plan.explain())`` shows them with the kinds between and
-    who decided the order; ``plan.fingerprint`` is equal for plans that do the same.
+    that the plan gives; ``plan.order`` names the steps; ``print(plan)`` explains them, with the kinds between
+    and what decided the order; ``plan.fingerprint`` is equal for plans that do the same.
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3, seed=17)
@@ -54,6 +54,18 @@ class Plan:
     contract: Contract = Contract.FIRST_STEPS
     compiled: Compiled | None = None
     _outputs: OutputsWatch = field(default_factory=OutputsWatch, repr=False)
+
+    def __repr__(self) -> str:
+        """Return the plan in one line; ``str`` returns the explanation."""
+        stated = [f"order={self.order}", f"task={self.facts.task.name!r}"]
+        stated += [f"num_classes={self.facts.num_classes}"] if self.facts.num_classes is not None else []
+        stated += [f"inputs={self.facts.inputs.name!r}"]
+        stated += [f"loss={self.loss_spec.name!r}"] if self.loss_spec is not None else []
+        return f"Plan({', '.join([*stated, f'seed={self.facts.seed}'])})"
+
+    def __str__(self) -> str:
+        """Return the explanation."""
+        return self.explain()
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from counterpoint.core.calls import Call, Edit, run_calls
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import DataError
+from counterpoint.core.gradients import check_tracked, gradient_mode
 from counterpoint.core.intake import check_batch, input_tensors
 from counterpoint.core.member import Member
 from counterpoint.core.moves import move_draws
@@ -76,21 +77,24 @@ def edit(
     """Run the batch steps of a plan; return the edited batch and the draws of every member that acted.
 
     ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it. Steps compute in the dtypes
-    that they are given, also within ``torch.autocast``, which is for the model, and so for ``sample_losses``.
+    that they are given, also within ``torch.autocast``, which is for the model, and so for ``sample_losses``. Gradients
+    are tracked where the batch requires them and are not disabled.
     """
     device = input_tensors(inputs)[0].device.type
     if sample_losses is not None and _is_autocast(device):
         sample_losses = torch.autocast(device)(sample_losses)
     dice = Dice(plan.facts.seed, step, process_rank() if rank is None else rank)
-    editing = _Editing(plan, dice, _given(plan, inputs, targets, donate=donate), sample_losses)
-    with torch.no_grad(), _without_autocast(device):
+    given = _given(plan, inputs, targets, donate=donate)
+    editing = _Editing(plan, dice, given, sample_losses)
+    with gradient_mode(plan, given), _without_autocast(device):
         return editing.run(), editing.draws
 
 
 def prepare(plan: Plan, inputs: Inputs, targets: Tensor) -> Batch:
     """Run the batch steps of a plan that change kinds, and no others."""
-    with torch.no_grad(), _without_autocast(input_tensors(inputs)[0].device.type):
-        return _Editing(plan, Dice(plan.facts.seed, 0, 0), _given(plan, inputs, targets), None).view()
+    given = _given(plan, inputs, targets)
+    with gradient_mode(plan, given), _without_autocast(given.inputs.device.type):
+        return _Editing(plan, Dice(plan.facts.seed, 0, 0), given, None).view()
 
 
 def _is_autocast(device: str) -> bool:
@@ -118,16 +122,20 @@ class _Editing:
 
     def run(self) -> Batch:
         """Run every step."""
-        batch = self._given
-        compiled = None if self._plan.contract.holds(self._dice.step) else self._plan.compiled
+        tracked = torch.is_grad_enabled()
+        batch = replace(self._given, writable=False) if tracked else self._given
+        compiled = None if tracked or self._plan.contract.holds(self._dice.step) else self._plan.compiled
         for together, steps in self._plan.stretches:
             if together and compiled is not None:
                 batch = compiled.run(batch, partial(self._chain, steps, batch))
                 continue
             for planned, calls in zip(steps, self._by_step(steps, batch), strict=True):
                 watch = watch_step(self._plan.contract, self._dice.step, planned, batch)
-                batch = run_calls(calls, batch)
-                watch(batch)
+                edited = run_calls(calls, batch)
+                if tracked:
+                    check_tracked(planned.name, batch, edited)
+                watch(edited)
+                batch = edited
         return batch
 
     def _chain(self, steps: Sequence[BatchStep], batch: Batch, *, everyone: bool = False) -> list[Call]:

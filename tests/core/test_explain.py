@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+import pytest
 from torch import nn
 
 import counterpoint as cp
@@ -42,3 +43,28 @@ def test_several_parts_and_what_runs_in_each() -> None:
 def test_a_method_that_needs_the_whole_batch_says_so_before_it_is_split() -> None:
     plan = cp.compose([{"name": "manifold_mixup", "module": "0"}], **FACTS)
     assert _section(plan) == ["  none: in a forward pass manifold_mixup must see the whole device batch"]
+
+
+@pytest.mark.kind("11")
+@pytest.mark.parametrize(
+    "algorithms",
+    [[], ["mixup"], ["cutmix", "ema", "sam", {"name": "one_of", "algorithms": ["mixup", "cutout"]}]],
+    ids=len,
+)
+@pytest.mark.parametrize("loss", [None, nn.CrossEntropyLoss()], ids=type)
+def test_a_plan_is_one_line_and_prints_as_its_explanation(algorithms: list[Any], loss: Any) -> None:
+    plan = cp.compose(algorithms[:3], **{**FACTS, "loss": loss}, seed=17)
+    line = repr(plan)
+    assert "\n" not in line
+    assert len(line) < 160
+    named = f"order={plan.order}, task='multiclass', num_classes=3, inputs='image'"
+    assert line == f"Plan({named}{', loss=' + repr(plan.loss_spec.name) if plan.loss_spec else ''}, seed=17)"
+    assert str(plan) == f"{plan}" == plan.explain()
+    assert "\n" in str(plan)
+
+
+@pytest.mark.kind("11")
+def test_a_plan_without_classes_does_not_name_them() -> None:
+    assert repr(cp.compose(["mixup"], task="regression", inputs="features")) == (
+        "Plan(order=('mixup',), task='regression', inputs='features', seed=0)"
+    )
