@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
-from counterpoint.trainer import images
+from counterpoint.trainer.classes import Classes, list_classes
+from counterpoint.trainer.crops import Box, centre_box, random_box, shift, to_bytes, to_tensor
+from counterpoint.trainer.images import Reading, find_broken, list_broken, open_image, refuse_broken
 from counterpoint.trainer.spec import Component, DataModule, DatasetConfig, DataSpec, Example, RandomDataset
 
 __all__ = ["Component", "DataModule", "DataSpec", "DatasetConfig", "Digits", "ImageFolder", "RandomDataset"]
@@ -28,6 +30,8 @@ _DIGITS_EVALUATION = 360
 _Number = Annotated[float, Field(strict=True)]
 _Positive = Annotated[float, Field(strict=True, gt=0)]
 _Pair = Annotated[tuple[_Positive, _Positive], Field(strict=False)]
+_Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+_Colour = Annotated[tuple[_Share, _Share, _Share], Field(strict=False)]
 _Mean = Annotated[tuple[_Number, _Number, _Number], Field(strict=False)]
 _Std = Annotated[tuple[_Positive, _Positive, _Positive], Field(strict=False)]
 
@@ -76,10 +80,14 @@ class Digits(DatasetConfig):
 
 
 class ImageFolder(DatasetConfig):
-    """PNG and JPEG files in ``root/train/<class>/`` and ``root/val/<class>/``, decoded with Pillow.
+    """Image files in ``root/train/<class>/`` and ``root/val/<class>/`` and in folders below, decoded with Pillow.
 
     Inputs are uint8 (3, size, size), a quarter of what floats would take up to the device. They are normalised by
-    ``mean`` and ``std`` in the plan, for a model that takes no bytes. ``augment`` says what is random in training:
+    ``mean`` and ``std`` in the plan, for a model that takes no bytes. Files of every format that Pillow decodes are
+    read; what is left out is counted, and said. Grey, palette, CMYK and 1-bit images become RGB, and images are turned
+    upright as their EXIF data says. Of several frames the first is read, and colour profiles are not applied.
+    Transparent parts are laid over ``background``. 16-bit numbers are scaled from 65535 to 255, floats from 1, and
+    32-bit integers from ``white``, which they need. ``augment`` says what is random in training:
 
     - ``resized_crop``: a random part of the image, scaled to the size (Szegedy et al., CVPR 2015,
       https://arxiv.org/abs/1409.4842), flipped with probability ``flip``;
@@ -91,7 +99,8 @@ class ImageFolder(DatasetConfig):
 
     Before training every file is read through, so that a broken one stops the run at once. On one core that takes
     about 0.05 ms for a PNG of 32x32 pixels and 1.2 ms for a JPEG of 500x375; all cores share the work. Checking a
-    config reads the first image of each folder alone.
+    config reads the first image of each folder alone. With ``broken: skip`` the files are read through whenever the
+    data is built, and broken ones are left out, counted and named.
     """
 
     root: str = Field(min_length=1, description="the folder that holds the two below")
@@ -112,6 +121,13 @@ class ImageFolder(DatasetConfig):
     std: _Std = Field(
         default=(0.229, 0.224, 0.225), description="of each channel, from 0 to 1, for the plan; ImageNet's by default"
     )
+    background: _Colour = Field(
+        default=(1.0, 1.0, 1.0), description="colour behind transparent parts, each channel from 0 to 1"
+    )
+    white: float | None = Field(
+        default=None, gt=0, description="the number of white in images of 16-bit or 32-bit numbers; none: by the format"
+    )
+    broken: Literal["refuse", "skip"] = Field(default="refuse", description="what happens to images that are broken")
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageFolder:
@@ -127,61 +143,72 @@ class ImageFolder(DatasetConfig):
         Raises ``DataError`` if a folder is missing, a class is empty, or the two folders differ in their classes, and
         ``verify`` if an image is broken.
         """
-        train = images.list_classes(Path(self.root) / self.train, "train")
-        evaluation = images.list_classes(Path(self.root) / self.evaluation, "evaluation")
-        if differing := sorted(train.keys() ^ evaluation.keys()):
+        parts = {
+            key: list_classes(Path(self.root) / name, key)
+            for key, name in (("train", self.train), ("evaluation", self.evaluation))
+        }
+        notes = [f"data.{key}: {text}" for key, classes in parts.items() if (text := str(classes))]
+        train, evaluation = parts.values()
+        if differing := sorted(train.files.keys() ^ evaluation.files.keys()):
             raise DataError(
                 f"data.root: these classes have a folder in only one of {self.train!r} and {self.evaluation!r}: "
                 f"{', '.join(map(repr, differing))}; each class needs both"
             )
-        paths = [path for classes in (train, evaluation) for files in classes.values() for path in files]
-        shape = (3, self.size, self.size)
-        spec = DataSpec("multiclass", "bytes", shape, len(train), tuple(train), self.mean, self.std)
-        once = cache(partial(images.check_images, paths))
-        return DataModule(_TrainImages(train, self), _EvaluationImages(evaluation, self), spec, once)
+        if self.broken == "skip":
+            skipped = find_broken([*train.paths, *evaluation.paths], self.reading)
+            notes += [f"data.root: skipped {len(skipped)} broken: {'; '.join(list_broken(skipped))}"] if skipped else []
+            train, evaluation = train.without(skipped, "train"), evaluation.without(skipped, "evaluation")
+        names = tuple(train.files)
+        return DataModule(
+            _TrainImages(train, self),
+            _EvaluationImages(evaluation, self),
+            DataSpec("multiclass", "bytes", (3, self.size, self.size), len(names), names, self.mean, self.std),
+            cache(partial(refuse_broken, [*train.paths, *evaluation.paths], self.reading)),
+            tuple(notes),
+        )
+
+    @property
+    def reading(self) -> Reading:
+        """How the pixels of a file become bytes."""
+        red, green, blue = to_bytes(self.background).tolist()
+        return Reading((red, green, blue), self.white)
 
 
-def _flat(classes: dict[str, list[Path]]) -> tuple[list[Path], list[int]]:
-    """List every file, and the index of its class."""
-    pairs = [(path, label) for label, files in enumerate(classes.values()) for path in files]
-    return [path for path, _ in pairs], [label for _, label in pairs]
+class _Images:
+    """The files of one part of the data, and how they are read."""
 
-
-class _EvaluationImages(Dataset[Example]):
-    def __init__(self, classes: dict[str, list[Path]], config: ImageFolder) -> None:
-        self._paths, self._labels = _flat(classes)
-        self._config = config
+    def __init__(self, classes: Classes, config: ImageFolder) -> None:
+        self._paths, self._labels = classes.paths, classes.labels
+        self._config, self._reading = config, config.reading
 
     def __len__(self) -> int:
         return len(self._paths)
 
+    def _open(self, index: int) -> Image.Image:
+        return open_image(self._paths[index], self._reading)
+
+
+class _EvaluationImages(_Images, Dataset[Example]):
     def __getitem__(self, index: int) -> Example:
-        image, config = images.open_image(self._paths[index]), self._config
-        box = images.centre_box(*image.size, config.evaluation_crop)
-        return images.to_tensor(_resized(image, config.size, box)), self._labels[index]
+        image, config = self._open(index), self._config
+        box = centre_box(*image.size, config.evaluation_crop)
+        return to_tensor(_resized(image, config.size, box)), self._labels[index]
 
 
-class _TrainImages(RandomDataset):
-    def __init__(self, classes: dict[str, list[Path]], config: ImageFolder) -> None:
-        self._paths, self._labels = _flat(classes)
-        self._config = config
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
+class _TrainImages(_Images, RandomDataset):
     def example(self, index: int, rng: Rng) -> Example:
         """Decode the image at ``index`` and crop and flip it as ``rng`` says."""
-        image, config = images.open_image(self._paths[index]), self._config
-        box = images.centre_box(*image.size, 1.0)
+        image, config = self._open(index), self._config
+        box = centre_box(*image.size, 1.0)
         if config.augment == "resized_crop":
-            box = images.random_box(*image.size, config.scale, config.ratio, rng)
-        tensor = images.to_tensor(_resized(image, config.size, box))
+            box = random_box(*image.size, config.scale, config.ratio, rng)
+        tensor = to_tensor(_resized(image, config.size, box))
         if config.augment == "shift":
-            tensor = images.shift(tensor, config.padding, images.to_bytes(config.mean), rng)
+            tensor = shift(tensor, config.padding, to_bytes(config.mean), rng)
         if config.augment != "none" and rng.coin(config.flip):
             tensor = tensor.flip(-1)
         return tensor, self._labels[index]
 
 
-def _resized(image: Image.Image, size: int, box: images.Box) -> Image.Image:
+def _resized(image: Image.Image, size: int, box: Box) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

@@ -1,169 +1,199 @@
-"""Folders of image files: listing them, finding broken ones, and turning them into tensors with Pillow."""
+"""Image files: whatever Pillow decodes as RGB bytes, in the value range of the file, and broken files by name."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from counterpoint.core.errors import DataError
-from counterpoint.core.rng import Rng
 
-__all__ = [
-    "Box",
-    "centre_box",
-    "check_images",
-    "list_classes",
-    "open_image",
-    "random_box",
-    "shift",
-    "to_bytes",
-    "to_tensor",
-]
+__all__ = ["Reading", "find_broken", "formats", "list_broken", "open_image", "refuse_broken", "suffixes"]
 
-Box = tuple[float, float, float, float]
-"""Left, top, right and bottom edge of a part of an image, in pixels."""
-
-SUFFIXES = (".png", ".jpg", ".jpeg")
-# What Pillow raises on files that are cut, flipped or no images at all.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Image.DecompressionBombError)
+# Pillow identifies these and leaves them to other programs, such as Ghostscript for EPS.
+_NOT_DECODED = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 _SHOWN = 5
 
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How an image is turned upright, by the orientation that its EXIF data states."""
 
-def list_classes(folder: Path, key: str) -> dict[str, list[Path]]:
-    """Return the image files of each class folder, both sorted by name; hidden entries are left out.
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+_WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's modes of one channel whose numbers go beyond a byte."""
 
-    ``key`` is the setting that gave the folder. Raises ``DataError`` if the folder is missing, has no class folder, or
-    a class folder holds no PNG or JPEG.
+
+@dataclass(frozen=True)
+class Reading:
+    """How the pixels of a file become RGB bytes.
+
+    ``background`` is the colour, three bytes, that transparent parts are laid over. ``white`` is the number that stands
+    for white in images of 16-bit or 32-bit numbers; without it, 16-bit images range to 65535 (12-bit TIFFs to 4095) and
+    floats to 1, and 32-bit integers are refused.
     """
-    if not folder.is_dir():
-        there = "is not a folder" if folder.exists() else "does not exist"
-        raise DataError(f"data.{key}: {str(folder)!r} {there}; it must hold one folder of images for each class")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not names:
-        raise DataError(f"data.{key}: {str(folder)!r} holds no class; make one folder of images for each class in it")
-    classes = {name: _list_images(folder / name) for name in names}
-    if empty := [name for name, files in classes.items() if not files]:
-        raise DataError(
-            f"data.{key}: in {str(folder)!r} these classes hold no PNG or JPEG: {', '.join(map(repr, empty))}; "
-            "add images to each or remove its folder"
-        )
-    return classes
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    white: float | None = None
 
 
-def _list_images(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = sorted(
-            entry.name for entry in entries if entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith(".")
-        )
-    return [folder / name for name in names]
+@cache
+def formats() -> tuple[str, ...]:
+    """Return the formats that Pillow decodes here, sorted."""
+    Image.init()
+    return tuple(sorted(Image.OPEN.keys() - _NOT_DECODED))
 
 
-def check_images(paths: Sequence[Path]) -> None:
-    """Read every file through and raise ``DataError`` naming the broken ones.
+@cache
+def suffixes() -> frozenset[str]:
+    """Return the suffixes of files in those formats, in lower case, such as ``.png``."""
+    known = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in known.items() if name in formats() or name == "MPO")
 
-    A PNG's checksums are verified without decoding it; a JPEG, which has none, is decoded at an eighth of its size.
-    Threads share the work.
+
+def open_image(path: Path, reading: Reading) -> Image.Image:
+    """Decode an image file as RGB, turned upright as its EXIF data says; of several frames, the first.
+
+    Raises ``DataError`` naming the file if it is broken, or if its numbers are not in the range of ``reading``.
+    """
+    return _opened(path, partial(_decoded, reading=reading))
+
+
+def find_broken(paths: Sequence[Path], reading: Reading) -> dict[Path, str]:
+    """Read every file through and return the broken ones, each with what is wrong.
+
+    A PNG's checksums are verified without decoding it; a JPEG, which has none, is decoded at an eighth of its size;
+    other formats are decoded. Threads share the work.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        broken = [f"  {path}: {fault}" for path, fault in zip(paths, pool.map(_fault, paths), strict=True) if fault]
-    if broken:
+        found = pool.map(partial(_fault, reading=reading), paths)
+        return {path: fault for path, fault in zip(paths, found, strict=True) if fault}
+
+
+def refuse_broken(paths: Sequence[Path], reading: Reading) -> None:
+    """Raise ``DataError`` naming the broken files among ``paths``."""
+    if broken := find_broken(paths, reading):
         count = "1 image is" if len(broken) == 1 else f"{len(broken)} images are"
-        more = [f"  and {len(broken) - _SHOWN} more"] if len(broken) > _SHOWN else []
-        lines = "\n".join([*broken[:_SHOWN], *more])
-        raise DataError(f"data.root: {count} broken; replace or remove:\n{lines}")
+        raise DataError(
+            f"data.root: {count} broken; replace or remove, or write `broken: skip` to leave such images out:\n"
+            + "\n".join(f"  {line}" for line in list_broken(broken))
+        )
 
 
-def _fault(path: Path) -> str:
+def list_broken(broken: dict[Path, str]) -> list[str]:
+    """Return a line for each of the first broken files, and how many more there are."""
+    lines = [f"{path}: {fault}" for path, fault in list(broken.items())[:_SHOWN]]
+    return [*lines, f"and {len(broken) - _SHOWN} more"] if len(broken) > _SHOWN else lines
+
+
+def _fault(path: Path, reading: Reading) -> str:
     """Say what is wrong with an image file; nothing if it is whole."""
     try:
-        with Image.open(path) as image:
-            if image.format == "JPEG":
-                image.draft(None, (1, 1))
-                image.load()
-            else:
-                image.verify()
-    except _BROKEN as error:
-        return _describe(error)
+        _opened(path, partial(_read_through, reading=reading))
+    except DataError as error:
+        return _describe(error.__cause__ or error)
     return ""
 
 
-def _describe(error: Exception) -> str:
+def _opened(path: Path, read: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    try:
+        # Opened by its path, Pillow would map an uncompressed TIFF into memory, with sides swapped where it is turned.
+        with path.open("rb") as file, Image.open(file, formats=formats()) as image:
+            return read(image)
+    except Exception as error:  # a decoder of Pillow's may raise anything on a damaged file
+        raise DataError(f"data.root: {path}: {_describe(error)}; replace or remove this image") from error
+
+
+def _describe(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image that Pillow can read"
     return str(error) or type(error).__name__
 
 
-def open_image(path: Path) -> Image.Image:
-    """Decode an image file as RGB; raises ``DataError`` naming it if it is broken.
-
-    Transparent parts keep the colour that is stored under them.
-    """
-    try:
-        with Image.open(path) as image:
-            # Pillow warns when it drops the transparency of a palette, and not when it drops that of RGBA.
-            full = image.convert("RGBA") if image.mode == "P" and "transparency" in image.info else image
-            return full.convert("RGB")
-    except _BROKEN as error:
-        raise DataError(f"data.root: {path}: {_describe(error)}; replace or remove this image") from error
-
-
-def centre_box(width: int, height: int, share: float) -> Box:
-    """Return the square in the middle of an image whose side is ``share`` of the image's shorter side.
-
-    >>> centre_box(100, 80, 0.5)
-    (30.0, 20.0, 70.0, 60.0)
-    """
-    side = share * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+def _read_through(image: Image.Image, reading: Reading) -> Image.Image:
+    plain = image.mode not in (*_WIDE, "LAB")
+    if image.format in ("JPEG", "MPO") and plain:
+        image.draft("", (1, 1))
+        image.load()
+        _orientation(image)
+    elif image.format == "PNG" and plain and "exif" not in image.info:
+        image.verify()
+    else:
+        _decoded(image, reading)
+    return image
 
 
-def random_box(width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: Rng) -> Box:
-    """Draw a part of an image.
-
-    Its share of the area is uniform over ``scale``, its width / height log-uniform over ``ratio``. A part that would
-    not fit is drawn again, ten times at most; then the largest square in the middle is taken (Szegedy et al., CVPR
-    2015, https://arxiv.org/abs/1409.4842).
-    """
-    for _ in range(10):
-        area = width * height * float(rng.uniform(*scale))
-        aspect = math.exp(float(rng.uniform(math.log(ratio[0]), math.log(ratio[1]))))
-        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
-        if w <= width and h <= height:
-            left, top = float(rng.uniform(0, width - w)), float(rng.uniform(0, height - h))
-            return left, top, left + w, top + h
-    return centre_box(width, height, 1.0)
+def _decoded(image: Image.Image, reading: Reading) -> Image.Image:
+    image.load()
+    if image.mode == "LAB":
+        raise DataError("its colours are in LAB, which Pillow does not convert to RGB")
+    turn = _UPRIGHT.get(_orientation(image))
+    narrow = _narrowed(image, reading.white) if image.mode in _WIDE else image
+    opaque = _laid_over(narrow, reading.background).convert("RGB")
+    return opaque if turn is None else opaque.transpose(turn)
 
 
-def shift(image: Tensor, padding: int, fill: Tensor, rng: Rng) -> Tensor:
-    """Shift an image (C, H, W) by up to ``padding`` pixels each way, uniformly.
-
-    Where nothing is left comes the colour ``fill``, (C) of the image's dtype.
-    """
-    _, height, width = image.shape
-    padded = fill[:, None, None].repeat(1, height + 2 * padding, width + 2 * padding)
-    padded[:, padding : padding + height, padding : padding + width] = image
-    top, left = rng.integers(0, 2 * padding + 1, (2,)).tolist()
-    return padded[:, top : top + height, left : left + width].contiguous()
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation of the EXIF data, 1 where there is none."""
+    found = image.getexif().get(_ORIENTATION, 1)
+    return found if isinstance(found, int) else 1
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """Turn an RGB image into uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous()
+def _laid_over(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """Lay an image that has transparency over a colour; return any other as it is."""
+    palette = image.palette.mode if image.palette is not None else ""
+    if not (image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in image.info or palette == "RGBA"):
+        return image
+    full = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", full.size, (*background, 255)), full)
 
 
-def to_bytes(colour: Sequence[float]) -> Tensor:
-    """Return the uint8 numbers nearest to a colour whose channels range from 0 to 1.
+def _narrowed(image: Image.Image, white: float | None) -> Image.Image:
+    """Scale the numbers of an image of one channel to bytes, of which 255 is white."""
+    numbers = np.asarray(image).astype(np.float64)
+    low, high = float(numbers.min()), float(numbers.max())
+    top = _white(image) if white is None else white
+    if top is None:
+        raise DataError(
+            f"it holds 32-bit integers from {low:.0f} to {high:.0f}, and not which of them is white: set data.white, "
+            "or convert it to 16 bits"
+        )
+    if not 0 <= low <= high <= top:
+        raise DataError(f"it holds numbers from {low:g} to {high:g}, and black is 0 and white {top:g}: set data.white")
+    levels = np.rint(numbers * (255 / top)).astype(np.uint8)
+    if _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO:
+        levels = 255 - levels
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return Image.fromarray(levels)
+    opacity = np.where(numbers == clear, 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(levels), Image.fromarray(opacity)))
 
-    >>> to_bytes((0.485, 0.456, 1.5))
-    tensor([124, 116, 255], dtype=torch.uint8)
-    """
-    return torch.tensor(colour).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+def _white(image: Image.Image) -> float | None:
+    """Return the number that stands for white in a format, or ``None`` where that is not laid down."""
+    if image.mode == "F":
+        return 1.0
+    if image.mode == "I":
+        return 65535.0 if image.format in ("PNG", "PPM") else None
+    bits = _tag(image, _BITS)
+    return 4095.0 if bits == 12 else 65535.0
+
+
+def _tag(image: Image.Image, number: int) -> object:
+    """Return a tag of a TIFF file, ``None`` for other files."""
+    value = getattr(image, "tag_v2", {}).get(number)
+    return value[0] if isinstance(value, tuple) and value else value

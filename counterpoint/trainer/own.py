@@ -54,6 +54,7 @@ def bring_together(
     if data.spec.num_classes is None and TASKS[data.spec.task].classes and outputs.ndim > 1:
         data = replace(data, spec=replace(data.spec, num_classes=outputs.shape[1]))
     _check_outputs(outputs, data.spec)
+    _check_classes(data.spec)
     return model, data, outputs
 
 
@@ -161,4 +162,13 @@ def _check_outputs(outputs: Tensor, spec: DataSpec) -> None:
         raise ConfigError(
             f"model: for {spec.task} it must give outputs {axes} with {spec.num_classes} classes, and for one input it "
             f"gave the shape {tuple(outputs.shape)}; {_OTHER}"
+        )
+
+
+def _check_classes(spec: DataSpec) -> None:
+    if spec.num_classes == 1 and spec.task in ("multiclass", "segmentation"):
+        named = f", {spec.classes[0]!r}" if spec.classes else ""
+        raise DataError(
+            f"data: it has a single class{named}, and a loss over one class is always 0; give data of two classes at "
+            "least, such as one folder of images for each"
         )

@@ -130,14 +130,14 @@ class Trainer:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the plan cannot say: what was added to the list, and what model and processes change of what it does."""
+        """What the plan cannot say: of the data, of the list, and what model and processes change of what it does."""
         split = self._split
         added = [
             f"{method.identity} was added, as the data gives bytes; list it to choose otherwise"
             for method in self._added
         ]
         several = [f"{split.processes} processes: the global batch is {split} examples"] if split.processes > 1 else []
-        return (*added, *several, *microbatch_notes(self.plan, self.model))
+        return (*self.data.notes, *added, *several, *microbatch_notes(self.plan, self.model))
 
     @property
     def _split(self) -> Split:

@@ -279,6 +279,31 @@ def test_no_class(images: Path, folder: Path, run: Run) -> None:
     assert tree(folder) == before
 
 
+@pytest.mark.kind("29")
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_a_class_folder_alone(command: str, images: Path, folder: Path, run: Run) -> None:
+    for part in ("train", "val"):
+        (images / part / "dog").rename(folder / part)
+    before = tree(folder)
+    check_refusal(run(command, "run.yaml"), ["single class, 'cat'", "always 0", "two classes at least"])
+    assert tree(folder) == before
+
+
+@pytest.mark.kind("15")
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_what_is_left_out_is_said(command: str, images: Path, folder: Path, run: Run) -> None:
+    for name in ("notes.txt", ".hidden.png"):
+        (images / "train" / "cat" / name).write_text("x")
+    (images / "val" / "dog" / "2.png").write_text("no image")
+    result = run(command, "run.yaml", "data.broken=skip")
+    assert result.code == 0
+    for words in (
+        "data.train: left out 2 entries: 1 hidden, 1 of no format that Pillow reads (.txt)",
+        "data.root: skipped 1 broken: images/val/dog/2.png: not an image that Pillow can read",
+    ):
+        assert words in result.out
+
+
 @pytest.mark.parametrize("case", ["misspelt algorithm", "two mixers"])
 def test_as_a_process(case: str, folder: Path) -> None:
     line, said = LINES[case]

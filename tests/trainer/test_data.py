@@ -13,8 +13,8 @@ from sklearn.datasets import load_digits
 import counterpoint as cp
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
+from counterpoint.trainer.crops import centre_box, random_box
 from counterpoint.trainer.data import Digits, ImageFolder
-from counterpoint.trainer.images import random_box
 from counterpoint.trainer.spec import DataSpec, RandomDataset
 from tests.trainer.support import write_images
 
@@ -102,15 +102,15 @@ def test_evaluation_images_are_the_scaled_middle(tmp_path: Path) -> None:
 def test_grey_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     write_images(tmp_path)
     Image.new("L", (9, 9), 128).save(tmp_path / "train" / "class0" / "grey.png")
-    Image.new("RGBA", (9, 9), (255, 0, 0, 0)).save(tmp_path / "train" / "class0" / "clear.png")
+    Image.new("RGBA", (9, 9), (255, 0, 0, 51)).save(tmp_path / "train" / "class0" / "clear.png")
     palette = Image.new("P", (9, 9), 1)
     palette.putpalette([0, 0, 0, 0, 255, 0])
     palette.save(tmp_path / "train" / "class0" / "palette.png", transparency=b"\x00\x00")
-    data = ImageFolder(root=str(tmp_path), size=4, augment="none").build()
+    data = ImageFolder(root=str(tmp_path), size=4, augment="none", background=[0.2, 1, 0]).build()
     by_name = {path.name: data.train[index][0] for index, path in enumerate(data.train._paths)}
     assert by_name["grey.png"].unique().tolist() == [128]
-    assert by_name["clear.png"][:, 0, 0].tolist() == [255, 0, 0]
-    assert by_name["palette.png"][:, 0, 0].tolist() == [0, 255, 0]
+    assert by_name["clear.png"][:, 0, 0].tolist() == [round(255 * 0.2 + 51 * 0.8), 204, 0]
+    assert by_name["palette.png"][:, 0, 0].tolist() == [51, 255, 0]
 
 
 @pytest.mark.parametrize("augment", ["resized_crop", "shift"])
@@ -164,6 +164,25 @@ def test_random_boxes_follow_scale_and_ratio() -> None:
     assert np.log(ratios).mean() == pytest.approx(0, abs=0.06)
 
 
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(("low", "high"), [(2.0, 4.0), (0.25, 0.5)])
+def test_the_ratio_is_that_of_width_to_height(low: float, high: float) -> None:
+    for number in range(50):
+        left, top, right, bottom = random_box(300, 200, (0.1, 0.2), (low, high), Rng(0, "box", number))
+        assert low <= (right - left) / (bottom - top) <= high
+        assert 0.1 <= (right - left) * (bottom - top) / 60_000 <= 0.2
+
+
+@pytest.mark.kind("30")
+def test_width_and_height_are_not_swapped() -> None:
+    """A part of the whole height of a wide image fits, and the middle of a wide image is as high as the image."""
+    assert centre_box(100, 10, 0.5) == (47.5, 2.5, 52.5, 7.5)
+    left, top, right, bottom = random_box(100, 10, (0.9, 1.0), (10.0, 10.0), Rng(0, "box"))
+    assert right - left > 90
+    assert 9 < bottom - top <= 10
+    assert left >= 0 <= top
+
+
 def test_a_box_that_never_fits_is_the_middle() -> None:
     assert random_box(100, 10, (1.0, 1.0), (1.0, 1.0), Rng(0, "box")) == (45.0, 0.0, 55.0, 10.0)
 
@@ -194,7 +213,7 @@ def _empty_class(root: Path) -> str:
     write_images(root)
     (root / "train" / "void").mkdir()
     (root / "train" / "void" / "notes.txt").write_text("x")
-    return "these classes hold no PNG or JPEG: 'void'"
+    return "these classes hold no image that Pillow reads: 'void'.*1 of no format that Pillow reads \\(.txt\\)"
 
 
 def _differing_classes(root: Path) -> str:
@@ -274,7 +293,7 @@ def test_what_is_wrong_with_a_folder_is_found_before_training(tmp_path: Path, sp
 
 def test_files_are_read_through_once_and_only_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr("counterpoint.trainer.images.check_images", read.extend)
+    monkeypatch.setattr("counterpoint.trainer.data.refuse_broken", lambda paths, reading: read.extend(paths))
     write_images(tmp_path)
     config = {
         "task": "multiclass",
