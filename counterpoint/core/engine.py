@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from counterpoint.core.batch import Batch, Inputs
+from counterpoint.core.effects import Calls
 from counterpoint.core.errors import CounterpointError, RunError
 from counterpoint.core.events import Event
 from counterpoint.core.fired import Fired
@@ -70,6 +71,7 @@ class Engine:
         self._training = training = Training(model, optimizer)
         self._update, self._predict = update, predict or model
         self._opened = opened = OpenedBatches()
+        self._edited = Calls()
         self._remembered = Remembered(plan.members, model)
         handlers = Handlers(plan, training, opened, self._remembered)
         self._loop = Loop(training, opened, handlers, Fired(handlers, opened), plan.contract)
@@ -147,6 +149,7 @@ class Engine:
             rank=self.rank,
             donate=donate,
             sample_losses=self._sample_losses,
+            since=self._edited.next(),
         )
         try:
             with self._opened.opened(self._activate(number, batch, draws)), self.span(Event.BATCH):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.conversions import Conversion
-from counterpoint.core.effects import Contract
+from counterpoint.core.effects import Calls, Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.facts import Facts
 from counterpoint.core.kinds import Field, Kind
@@ -54,6 +54,7 @@ class Plan:
     contract: Contract = Contract.FIRST_STEPS
     compiled: Compiled | None = None
     _outputs: OutputsWatch = field(default_factory=OutputsWatch, repr=False)
+    _calls: Calls = field(default_factory=Calls, repr=False)
 
     def __repr__(self) -> str:
         """Return the plan in one line; ``str`` returns the explanation."""
@@ -124,7 +125,7 @@ class Plan:
             )
         from counterpoint.core.run import edit
 
-        batch, _ = edit(self, inputs, targets, step, rank=rank, donate=donate)
+        batch, _ = edit(self, inputs, targets, step, rank=rank, donate=donate, since=self._calls.next())
         return _as_given(inputs, batch), batch.targets
 
     @overload

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.calls import Call, Edit, run_calls
+from counterpoint.core.compiled import Compiled
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import DataError
@@ -73,12 +74,14 @@ def edit(
     rank: int | None = None,
     donate: bool = False,
     sample_losses: SampleLosses | None = None,
+    since: int | None = None,
 ) -> tuple[Batch, dict[str, Any]]:
     """Run the batch steps of a plan; return the edited batch and the draws of every member that acted.
 
     ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it. Steps compute in the dtypes
     that they are given, also within ``torch.autocast``, which is for the model, and so for ``sample_losses``. Gradients
-    are tracked where the batch requires them and are not disabled.
+    are tracked where the batch requires them and are not disabled. ``since`` is the number of batches edited since the
+    start of this process (default: ``step``): a resumed run begins in its middle, and its first batches are checked.
     """
     device = input_tensors(inputs)[0].device.type
     if sample_losses is not None and _is_autocast(device):
@@ -86,8 +89,9 @@ def edit(
     dice = Dice(plan.facts.seed, step, process_rank() if rank is None else rank)
     given = _given(plan, inputs, targets, donate=donate)
     editing = _Editing(plan, dice, given, sample_losses)
+    watched = plan.contract.holds(step if since is None else min(step, since))
     with gradient_mode(plan, given), _without_autocast(device):
-        return editing.run(), editing.draws
+        return editing.run(watched=watched), editing.draws
 
 
 def prepare(plan: Plan, inputs: Inputs, targets: Tensor) -> Batch:
@@ -120,21 +124,32 @@ class _Editing:
         self.draws: dict[str, Any] = {}
         self._plan, self._dice, self._given, self._sample_losses = plan, dice, given, sample_losses
 
-    def run(self) -> Batch:
-        """Run every step."""
+    def run(self, *, watched: bool) -> Batch:
+        """Run every step; ``watched`` checks each against its declaration.
+
+        A compiled plan whose run was resumed is checked on a pass that is thrown away: the batch is then edited as it
+        was in the run that was not interrupted.
+        """
         tracked = torch.is_grad_enabled()
-        batch = replace(self._given, writable=False) if tracked else self._given
+        given = replace(self._given, writable=False) if tracked else self._given
         compiled = None if tracked or self._plan.contract.holds(self._dice.step) else self._plan.compiled
+        if watched and compiled is not None:
+            self._run(replace(given, writable=False), None, watched=True, tracked=False)
+            watched = False
+        return self._run(given, compiled, watched=watched, tracked=tracked)
+
+    def _run(self, batch: Batch, compiled: Compiled | None, *, watched: bool, tracked: bool) -> Batch:
         for together, steps in self._plan.stretches:
             if together and compiled is not None:
                 batch = compiled.run(batch, partial(self._chain, steps, batch))
                 continue
             for planned, calls in zip(steps, self._by_step(steps, batch), strict=True):
-                watch = watch_step(self._plan.contract, self._dice.step, planned, batch)
+                watch = watch_step(self._plan.contract, self._dice.step, planned, batch) if watched else None
                 edited = run_calls(calls, batch)
                 if tracked:
                     check_tracked(planned.name, batch, edited)
-                watch(edited)
+                if watch is not None:
+                    watch(edited)
                 batch = edited
         return batch
 

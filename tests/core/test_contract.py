@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -205,3 +206,72 @@ def test_draws_are_for_the_samples_that_are_left_and_not_for_those_of_the_extra_
 
     batch = kept(lambda outputs, targets: outputs.sum(1), Noise(), inputs="bytes")
     assert len(batch.inputs) == 2
+
+
+def _careless(edit: Callable[[cp.Batch], cp.Batch]) -> cp.Algorithm[Any]:
+    class Careless(cp.Algorithm[None], name="careless"):
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE)
+        def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return edit(batch)
+
+    return Careless()
+
+
+def _flipped(batch: cp.Batch) -> cp.Batch:
+    return batch.with_targets(batch.targets.flip(0))
+
+
+@pytest.mark.kind("3")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_plan_is_checked_on_the_first_batches_of_a_start_wherever_it_begins(compiled: bool) -> None:
+    """A loop of one's own that is resumed calls a new plan at a step in the middle of the run."""
+    plan = cp.compose([_careless(_flipped)], **{**FACTS, "contract": "first_steps", "compile": compiled})
+    for step in (7, 8):
+        with pytest.raises(cp.ContractError, match=rf"careless, at step {step}: it edits targets"):
+            plan(INPUTS, TARGETS, step=step)
+    if not compiled:
+        assert torch.equal(plan(INPUTS, TARGETS, step=9)[1], TARGETS.flip(0))
+
+
+@pytest.mark.kind("3")
+def test_an_engine_is_checked_after_every_start() -> None:
+    """Each engine is a start of its own, also where it takes up a state, and where another one used the plan before."""
+    plan = cp.compose([_careless(_flipped)], **{**FACTS, "contract": "first_steps"})
+    for began in (0, 40, 50):
+        model = nn.Linear(36, 3)
+        engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+        engine.load_state_dict({"batches": torch.tensor(began)})
+        for number in range(3):
+            if number < 2:
+                with pytest.raises(cp.ContractError, match=rf"at step {began}"), engine.batch(INPUTS, TARGETS):
+                    pass
+        engine.batches = began + 2
+        with engine.batch(INPUTS, TARGETS) as batch:
+            assert torch.equal(batch.targets, TARGETS.flip(0))
+
+
+@pytest.mark.kind("3")
+def test_the_check_of_a_resumed_compiled_plan_changes_no_batch() -> None:
+    """The compiled edit is what the run that was not interrupted had at this step; the check runs beside it."""
+    calls: list[str] = []
+
+    class Function:
+        def run(self, batch: cp.Batch, chain: Callable[..., Any]) -> cp.Batch:
+            calls.append("compiled")
+            return batch.with_inputs(batch.inputs + 1)
+
+    def scaled(batch: cp.Batch) -> cp.Batch:
+        calls.append("eager")
+        return batch.with_inputs(batch.inputs * 2)
+
+    plan = cp.compose([_careless(scaled)], **{**FACTS, "contract": "first_steps"})
+    plan = replace(plan, compiled=Function())  # type: ignore[arg-type]
+    inputs = INPUTS.clone()
+    found = [plan(inputs, TARGETS, step=step, donate=True)[0] for step in (5, 6, 7)]
+    assert calls == ["eager", "compiled", "eager", "compiled", "compiled"]
+    assert torch.equal(inputs, INPUTS)
+    assert all(torch.equal(edited, INPUTS + 1) for edited in found)
+    calls.clear()
+    plan = replace(plan, compiled=Function(), _calls=type(plan._calls)())  # type: ignore[arg-type]
+    assert [torch.equal(plan(INPUTS, TARGETS, step=step)[0], INPUTS * 2) for step in (0, 1, 2)] == [True, True, False]
+    assert calls == ["eager", "eager", "compiled"]
