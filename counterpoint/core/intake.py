@@ -74,9 +74,20 @@ def _given_dense(plan: Plan, batch: Batch) -> Batch:
 def _check_inputs(inputs: Tensor, kind: Kind) -> None:
     if kind in IMAGES and inputs.ndim != 4:
         raise DataError(f"{kind} inputs are (N, C, H, W), not {tuple(inputs.shape)}")
+    if kind in IMAGES and _has_channels_last(inputs):
+        raise DataError(
+            f"{kind} inputs are (N, C, H, W), and {tuple(inputs.shape)} looks like (N, H, W, C): give "
+            "inputs.permute(0, 3, 1, 2)"
+        )
     expected = {BYTES: inputs.dtype == torch.uint8, TOKENS: not inputs.is_floating_point()}
     if not expected.get(kind, kind not in IMAGES or inputs.is_floating_point()):
         raise DataError(f"{kind} inputs cannot have dtype {inputs.dtype}; {kind.meaning}")
+
+
+def _has_channels_last(inputs: Tensor) -> bool:
+    """Whether the last axis alone is as short as the channels of a picture: no image is so narrow and has so many."""
+    _, first, second, last = inputs.shape
+    return last in (1, 3, 4) and first > 4 and second > 4
 
 
 def _check_several(plan: Plan, batch: Batch) -> None:

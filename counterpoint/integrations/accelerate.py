@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from torch import Tensor, nn
 
-from counterpoint.core.effects import Phase
 from counterpoint.core.engine import Engine
-from counterpoint.core.errors import RunError
 from counterpoint.core.passes import Part, Passes
+from counterpoint.integrations.accelerate_limits import check_engine, check_loader
 from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
 from counterpoint.integrations.state_file import load_state, save_state
 
 __all__ = ["AcceleratedSteps"]
 
 _BatchT = TypeVar("_BatchT")
-
-_SPLIT = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
 
 class AcceleratedSteps(Generic[_BatchT]):
@@ -39,6 +35,7 @@ class AcceleratedSteps(Generic[_BatchT]):
 
     Raises ``RunError`` where fewer processes know of each other than were started, where Accelerate would divide losses
     a second time, where the model is split among processes, and where a method repeats the passes of a step in fp16.
+    Raises ``CompositionError`` where Accelerate, the launcher or the model states something else than the plan.
 
     >>> import torch, counterpoint as cp
     >>> from counterpoint.integrations.accelerate import AcceleratedSteps
@@ -62,14 +59,18 @@ class AcceleratedSteps(Generic[_BatchT]):
         forward: Callable[[_BatchT], Tensor] | None = None,
         fields: Fields = FIRST_AND_SECOND,
     ) -> None:
-        _check(engine, accelerator)
+        check_engine(engine, accelerator)
         self.engine, self.accelerator, self.model, self.fields = engine, accelerator, model, fields
         self._forward = forward or self._on_inputs
         accelerator.register_save_state_pre_hook(self._save)
         accelerator.register_load_state_pre_hook(self._load)
 
     def groups(self, loader: Iterable[_BatchT], count: int) -> Iterator[list[_BatchT]]:
-        """Give the batches of a loader in lists of ``count``, of which the last may be shorter: one list a step."""
+        """Give the batches of a loader in lists of ``count``, of which the last may be shorter: one list a step.
+
+        Raises ``CompositionError`` where the loader states another batch size or length than the plan.
+        """
+        check_loader(self.engine.plan, loader)
         group: list[_BatchT] = []
         for batch in loader:
             group.append(batch)
@@ -119,33 +120,3 @@ class AcceleratedSteps(Generic[_BatchT]):
 
     def _load(self, models: object, folder: str) -> None:
         load_state(self.engine, Path(folder))
-
-
-def _check(engine: Engine, accelerator: Accelerator) -> None:
-    started = int(os.environ.get("WORLD_SIZE") or 1)
-    if started != accelerator.num_processes:
-        raise RunError(
-            f"{started} processes were started, and Accelerate knows of {accelerator.num_processes}; on CPUs, write "
-            "Accelerator(cpu=True) or set ACCELERATE_USE_CPU=true"
-        )
-    if engine.rank != accelerator.process_index:
-        raise RunError(
-            f"the engine draws as rank {engine.rank}, and this is process {accelerator.process_index}: make it with "
-            "Engine(..., rank=accelerator.process_index)"
-        )
-    if accelerator.gradient_accumulation_steps != 1:
-        raise RunError(
-            f"Accelerator(gradient_accumulation_steps={accelerator.gradient_accumulation_steps}) divides every loss by "
-            "that number, and each batch counts by its share here: leave it at 1, and give a step its batches together"
-        )
-    if accelerator.distributed_type in _SPLIT:
-        raise RunError(
-            f"{accelerator.distributed_type.value} splits the model among the processes and steps its own way: use "
-            "DistributedDataParallel here, or the engine's spans in a loop of your own"
-        )
-    again = [hook.name for hook in engine.plan.hooks if hook.effect.phase is Phase.REPLACE]
-    if accelerator.scaler is not None and again:
-        raise RunError(
-            f"fp16 unscales the gradients of a step once, and {', '.join(again)} makes its passes twice: use "
-            "Accelerator(mixed_precision='bf16')"
-        )

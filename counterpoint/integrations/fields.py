@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import DataError
-from counterpoint.integrations.places import Keys, Path, find, leaves, name_of, parts, written
+from counterpoint.integrations.places import Keys, Path, find, held_tensors, leaves, name_of, parts, written
 
 __all__ = ["FIRST_AND_SECOND", "Fields", "Path"]
 
@@ -91,7 +91,13 @@ class Fields:
 
     def _find(self, batch: object) -> dict[Keys, Tensor]:
         """Return the tensors that are named, by where they are; the targets are the last."""
-        found = dict(find(batch, parts(path)) for path in self._paths)
+        try:
+            found = dict(find(batch, parts(path)) for path in self._paths)
+        except DataError as error:
+            fitting = _fitting(batch) if self == FIRST_AND_SECOND else ""
+            if not fitting:
+                raise
+            raise DataError(f"{error}; say where inputs and targets are, as {fitting}") from error
         if len(found) < len(self._paths):
             names = ", ".join(repr(name_of(parts(path))) for path in self._paths)
             raise DataError(f"two of the places {names} are one in this batch, by its name and by its position")
@@ -106,6 +112,17 @@ class Fields:
                 f"the plan leaves {left}, and cannot choose the same of {', '.join(map(repr, others))}: name them as "
                 "inputs, take them out of the batch, or leave out the method that chooses samples"
             )
+
+
+def _fitting(batch: object) -> str:
+    """Return an argument that names two tensors of a batch as its inputs and targets; empty where it has fewer."""
+    tensors = [keys for keys, tensor in held_tensors(batch) if tensor.ndim]
+    places: list[Path] = [keys[0] if len(keys) == 1 else name_of(keys) for keys in tensors]
+    if len(places) < 2:
+        return ""
+    targets = next((place for place in places if "label" in str(place) or "target" in str(place)), places[-1])
+    inputs = next(place for place in places if place != targets)
+    return f"fields=Fields(inputs=({inputs!r},), targets={targets!r})"
 
 
 FIRST_AND_SECOND = Fields((0,), 1)

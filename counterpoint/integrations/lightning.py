@@ -20,7 +20,8 @@ except ModuleNotFoundError as error:
         "counterpoint.integrations.lightning needs Lightning: pip install 'counterpoint[lightning]'", name=error.name
     ) from error
 
-from counterpoint.integrations.lightning_limits import check_fit, check_model
+from counterpoint.integrations.criterion import with_loss
+from counterpoint.integrations.lightning_limits import check_fit, check_loss, check_model
 from counterpoint.integrations.lightning_training import Training, evaluate, instead
 
 __all__ = ["CounterpointCallback"]
@@ -103,13 +104,17 @@ class CounterpointCallback(pl.Callback):
     ) -> None:
         """Build the model as its author wrote, and make the engine, which may change its modules."""
         build(*given, **named)
+        if trainer.state.fn == "fit":
+            check_loss(self.plan, self.criterion, module)
+        if self.criterion is not None and self.plan.loss_spec is None:
+            self.plan = with_loss(self.plan, module.get_submodule(self.criterion))
         if self._engine is None or self._engine.model is not module:
             module.to(trainer.strategy.root_device)
             self._engine = Engine(self.plan, model=module, rank=trainer.global_rank)
 
     def _fit(self, trainer: pl.Trainer, module: pl.LightningModule, run: Callable[[], None]) -> None:
         self._waiting.close()
-        check_model(self.plan, self.criterion, trainer, module)
+        check_model(self.plan, trainer, module)
         self.engine.optimizer = trainer.optimizers[0]
         Training(self.engine, self.criterion, self.fields, trainer).run(run)
 

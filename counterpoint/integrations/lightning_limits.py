@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Iterator
 from inspect import signature
 
@@ -17,8 +19,12 @@ from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.integrations import statements
+from counterpoint.integrations.criterion import compare_losses, loss_modules
 
-__all__ = ["check_fit", "check_length", "check_model"]
+__all__ = ["check_fit", "check_length", "check_loss", "check_model"]
+
+_LOG = logging.getLogger(__name__)
 
 _TAKE_OVER = (
     "make the loss a module, as self.criterion = torch.nn.CrossEntropyLoss(), write loss = self.criterion(outputs, "
@@ -29,21 +35,42 @@ _TAKE_OVER = (
 def check_fit(plan: Plan, criterion: str | None, trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Raise ``CompositionError`` with everything that the plan needs and this loop cannot do."""
     _refuse(
+        *_stated(plan, trainer, module),
         *_batches(plan, module),
         *_losses(plan, criterion),
         *_steps(plan, trainer, module),
-        *_gradients(plan, trainer),
+        *_gradients(plan, trainer, module),
         *_strategies(plan, trainer),
     )
 
 
-def check_model(plan: Plan, criterion: str | None, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+def check_model(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Raise ``CompositionError`` for what is known once the model and the optimizers are made."""
-    _refuse(*_criteria(criterion, module), *_optimizers(plan, trainer, module))
+    _refuse(*_optimizers(plan, trainer, module))
+
+
+def check_loss(plan: Plan, criterion: str | None, module: pl.LightningModule) -> None:
+    """Raise ``CompositionError`` where the module that computes the loss is not there, or differs from the plan's."""
+    if criterion is None:
+        found_losses = loss_modules(module)
+        if plan.loss_spec is not None and not found_losses:
+            _LOG.warning(
+                "the plan's loss, %s, is not used: training_step computes its own. To train on the plan's, %s",
+                plan.loss_spec.name,
+                _TAKE_OVER,
+            )
+        _refuse(*compare_losses(plan, found_losses))
+        return
+    found = dict(module.named_modules()).get(criterion)
+    if found is None:
+        message = f"criterion={criterion!r} names no module of {type(module).__name__}"
+        _refuse(Fault("loop-limit", message, _TAKE_OVER, event=Event.LOSS))
+    else:
+        _refuse(*compare_losses(plan, {criterion: found}))
 
 
 def check_length(plan: Plan, trainer: pl.Trainer) -> None:
-    """Raise ``CompositionError`` if the plan was composed for another number of batches than the run has.
+    """Raise ``CompositionError`` if the plan was composed for other batches, or another number of them, than there are.
 
     Lightning's ``fast_dev_run``, which tries out one batch, is let through.
     """
@@ -55,6 +82,7 @@ def check_length(plan: Plan, trainer: pl.Trainer) -> None:
     _refuse(
         *_length("steps_per_epoch", clock.steps_per_epoch, epoch, str(epoch)),
         *_length("max_duration", clock.total, total, f"'{trainer.max_epochs}ep'"),
+        *statements.batch_size(plan, getattr(trainer.train_dataloader, "batch_size", None), "the train_dataloader"),
     )
 
 
@@ -67,12 +95,6 @@ def _length(key: str, stated: int | None, found: float | None, right: str) -> It
 def _refuse(*faults: Fault) -> None:
     if faults:
         raise CompositionError(faults)
-
-
-def _criteria(criterion: str | None, module: pl.LightningModule) -> Iterator[Fault]:
-    if criterion is not None and criterion not in dict(module.named_modules()):
-        message = f"criterion={criterion!r} names no module of {type(module).__name__}"
-        yield Fault("loop-limit", message, _TAKE_OVER, event=Event.LOSS)
 
 
 def _optimizers(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Fault]:
@@ -96,6 +118,35 @@ def _optimizers(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> 
             Event.SETUP,
             code="late-surgery",
         )
+
+
+def _stated(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Fault]:
+    """Find what is stated to the plan, and otherwise to Lightning or the module."""
+    yield from statements.classes(plan, getattr(module, "num_classes", None), "self.num_classes")
+    yield from statements.classes(plan, module.hparams.get("num_classes"), "self.hparams.num_classes")
+    yield from statements.averages(plan, module, [type(held).__name__ for held in _averaging(trainer)])
+    yield from statements.microbatches(plan, 1, "Lightning")
+    seed = os.environ.get("PL_GLOBAL_SEED")
+    yield from statements.seed(plan, None if seed is None else int(seed), "that of seed_everything")
+    surgery = [hook for hook in plan.hooks if hook.effect.event is Event.SETUP]
+    others = [type(held).__name__ for held in _averaging(trainer)]
+    if surgery and others:
+        yield _fault(
+            surgery,
+            f"changes the model's modules, of which {others[0]} may hold a copy from before",
+            f"leave {others[0]} out, and list ema or swa in the plan; or leave {{names}} out",
+            Event.SETUP,
+        )
+
+
+def _averaging(trainer: pl.Trainer) -> list[pl.Callback]:
+    """Return Lightning's own callbacks that average weights."""
+    known = tuple(
+        kind
+        for name in ("StochasticWeightAveraging", "WeightAveraging")
+        if (kind := getattr(pl.callbacks, name, None)) is not None  # the second came with Lightning 2.6
+    )
+    return [held for held in vars(trainer)["callbacks"] if isinstance(held, known)]
 
 
 def _batches(plan: Plan, module: pl.LightningModule) -> Iterator[Fault]:
@@ -127,12 +178,6 @@ def _batches(plan: Plan, module: pl.LightningModule) -> Iterator[Fault]:
 
 def _losses(plan: Plan, criterion: str | None) -> Iterator[Fault]:
     if criterion is not None:
-        if plan.loss_spec is None:
-            message, fix = (
-                "is to compute the plan's loss, and the plan has none",
-                "give compose a loss=, or leave it out",
-            )
-            yield Fault("loop-limit", f"criterion={criterion!r} {message}", fix, event=Event.LOSS)
         return
     changing = [step for step in plan.steps if step.before.get(Field.TARGETS) != step.after.get(Field.TARGETS)]
     if changing:
@@ -167,7 +212,7 @@ def _steps(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Itera
         )
 
 
-def _gradients(plan: Plan, trainer: pl.Trainer) -> Iterator[Fault]:
+def _gradients(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Fault]:
     using = [hook for hook in plan.hooks if Field.GRADIENTS in hook.effect.reads | hook.effect.writes]
     again = [hook for hook in plan.hooks if hook.effect.phase is Phase.REPLACE]
     precision = trainer.precision_plugin
@@ -179,6 +224,13 @@ def _gradients(plan: Plan, trainer: pl.Trainer) -> Iterator[Fault]:
             Event.UPDATE,
         )
     clipping = [hook for hook in using if hook.effect.event is Event.UPDATE and Field.GRADIENTS in hook.effect.writes]
+    if is_overridden("configure_gradient_clipping", module) and clipping:
+        yield _fault(
+            clipping,
+            f"edits gradients before each update, and so does {type(module).__name__}.configure_gradient_clipping",
+            "do it in one place: leave {names} or configure_gradient_clipping out",
+            Event.UPDATE,
+        )
     if trainer.gradient_clip_val and clipping:
         yield _fault(
             clipping,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial, update_wrapper
 from inspect import signature
 from itertools import count
@@ -183,11 +184,26 @@ def _once(loss: object) -> Callable[[], object]:
     return closure
 
 
+class _Replaced:
+    """A call that stands in the place of an object's method; a copy of the object has the method."""
+
+    def __init__(self, method: Callable[..., Any], call: Callable[..., Any]) -> None:
+        self._method, self._call = method, call
+        update_wrapper(self, method)
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self._call(self._method, *given, **named)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """Return the method of the copy: the call is for one run, to which the copy does not belong."""
+        return deepcopy(self._method, memo)
+
+
 @contextmanager
 def instead(owner: object, name: str, call: Callable[..., Any]) -> Iterator[None]:
     """Let ``call(method, ...)`` stand in the place of an object's method for as long as the context lasts."""
-    method, before = getattr(owner, name), vars(owner).get(name)
-    setattr(owner, name, update_wrapper(partial(call, method), method))
+    before = vars(owner).get(name)
+    setattr(owner, name, _Replaced(getattr(owner, name), call))
     try:
         yield
     finally:

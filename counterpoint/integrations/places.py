@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterpoint.core.errors import DataError
 
-__all__ = ["Keys", "Part", "Path", "find", "leaves", "name_of", "parts", "written"]
+__all__ = ["Keys", "Part", "Path", "find", "held_tensors", "leaves", "name_of", "parts", "written"]
 
 Part = int | str
 Path = Part | tuple[Part, ...]
@@ -93,6 +93,14 @@ def leaves(batch: object) -> Iterator[Keys]:
         return
     for key, value in held.items():
         yield from ((key, *keys) for keys in leaves(value))
+
+
+def held_tensors(batch: object) -> Iterator[tuple[Keys, Tensor]]:
+    """Give the tensors in a batch, by the paths of their places."""
+    if isinstance(batch, Tensor):
+        yield (), batch
+    for key, value in (_held(batch) or {}).items():
+        yield from (((key, *keys), tensor) for keys, tensor in held_tensors(value))
 
 
 def written(container: Any, keys: Keys, tensor: Tensor) -> object:

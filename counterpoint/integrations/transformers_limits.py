@@ -18,6 +18,8 @@ from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.integrations import statements
+from counterpoint.integrations.criterion import compare_losses, loss_modules
 from counterpoint.integrations.fields import Fields
 from counterpoint.integrations.places import parts
 
@@ -37,6 +39,16 @@ _OFF = {
 }
 """Arguments that must stay as they are by default where they are not empty or zero, and why."""
 
+_PROBLEMS = {
+    "single_label_classification": "multiclass",
+    "multi_label_classification": "multilabel",
+    "regression": "regression",
+}
+"""The task that each ``problem_type`` of a model's config means."""
+
+_DEFAULT_SEED = 42
+"""``TrainingArguments.seed`` where it is not stated."""
+
 _OPTIMIZERS = {
     "lomo": "steps while the gradients are still being computed",
     "layerwise": "steps while the gradients are still being computed",
@@ -54,6 +66,7 @@ def check_limits(
     faults = [
         *_arguments(args),
         *_options(plan, options),
+        *_stated(plan, model, args),
         *_gradients(plan, args),
         *_batches(plan, args),
         *_columns(fields, model, args),
@@ -110,6 +123,34 @@ def _arguments(args: TrainingArguments) -> Iterator[Fault]:
             f"{started} processes were started, and the Trainer knows of {args.world_size}",
             "on CPUs, set use_cpu=True",
         )
+
+
+def _stated(plan: Plan, model: nn.Module, args: TrainingArguments) -> Iterator[Fault]:
+    """Find what is stated to the plan, and otherwise to the Trainer or the model."""
+    config = getattr(model, "config", None)
+    if plan.facts.task.name != "regression":
+        yield from statements.labels(plan, model)
+    problem = getattr(config, "problem_type", None)
+    if problem is not None and _PROBLEMS.get(problem) != plan.facts.task.name:
+        yield _limit(
+            f"the plan's task is {plan.facts.task.name}, and model.config.problem_type is {problem!r}",
+            "state one task: set problem_type=None, or the one that means the plan's task",
+            Event.LOSS,
+        )
+    yield from compare_losses(plan, loss_modules(model))
+    yield from statements.averages(plan, model)
+    yield from statements.microbatches(plan, args.gradient_accumulation_steps, "gradient_accumulation_steps")
+    yield from statements.seed(plan, None if args.seed == _DEFAULT_SEED else args.seed, "TrainingArguments.seed")
+    launched, own = os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), _precision(args)
+    if launched not in ("no", own):
+        yield _limit(
+            f"accelerate launch asks for mixed_precision={launched!r}, and the arguments for {own!r}",
+            f"write {launched}=True, or launch with --mixed_precision {own}",
+        )
+
+
+def _precision(args: TrainingArguments) -> str:
+    return "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
 
 
 def _options(plan: Plan, options: Mapping[str, Any]) -> Iterator[Fault]:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
+from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -194,6 +196,27 @@ class TestRefused:
         monkeypatch.setenv("WORLD_SIZE", "2")
         with pytest.raises(cp.RunError, match=r"2 processes were started, and Accelerate knows of 1"):
             self.build(accelerator)
+
+    @pytest.mark.kind("7e")
+    def test_a_launcher_that_starts_one_process_of_several(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """With --cpu, Accelerate's launcher sets an address for several processes, and starts one."""
+        parser = launch_command_parser()
+        for count in (1, 2):
+            args = parser.parse_args(["--cpu", "--num_processes", str(count), "script.py"])
+            args, *_ = _validate_launch_command(args)
+            _, environment = prepare_simple_launcher_cmd_env(args)
+            with monkeypatch.context() as patch:
+                for name, value in environment.items():
+                    patch.setenv(name, value)
+                if count == 1:
+                    self.build(Accelerator(cpu=True))
+                    continue
+                with pytest.raises(cp.RunError, match=r"several processes and started one(.|\n)*torchrun"):
+                    self.build(Accelerator(cpu=True))
+                patch.setenv("WORLD_SIZE", "1")  # as torchrun does where it starts one
+                self.build(Accelerator(cpu=True))
 
     def test_a_rank_that_is_not_this_process(self) -> None:
         with pytest.raises(cp.RunError, match="draws as rank 1, and this is process 0"):

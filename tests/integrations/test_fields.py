@@ -331,3 +331,23 @@ class TestEdited:
         whole = self.engine(SelectiveBackprop(keep=1.0))
         with fields.edited(whole, {"x": images, "y": labels, "more": {"w": other}}) as edited:
             assert edited["more"]["w"] is other
+
+
+@pytest.mark.kind("8")
+@pytest.mark.parametrize(
+    ("batch", "fields"),
+    [
+        ({"image": torch.rand(2, 3), "label": torch.tensor([0, 1]), "id": ["a", "b"]}, Fields(("image",), "label")),
+        ({"target": torch.tensor([0, 1]), "pixels": torch.rand(2, 3)}, Fields(("pixels",), "target")),
+        ([{"x": torch.rand(2, 3)}, {"y": torch.tensor([0, 1])}], Fields(("0.x",), "1.y")),
+    ],
+)
+def test_a_batch_of_another_structure_is_answered_with_the_fields_that_fit(batch: Any, fields: Fields) -> None:
+    """What is printed is right: followed, it reads the batch."""
+    with pytest.raises(cp.DataError, match="fields=Fields") as caught:
+        FIRST_AND_SECOND.read(batch)
+    printed = str(caught.value).rpartition("fields=")[2]
+    assert eval(printed, {"Fields": Fields}) == fields
+    (inputs,), targets = fields.read(batch)
+    assert inputs.ndim == 2
+    assert targets.tolist() == [0, 1]

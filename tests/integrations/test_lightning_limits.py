@@ -123,10 +123,6 @@ def test_steps_that_change_the_kind_of_inputs_are_refused() -> None:
     assert "inputs=..." in fault.fix
 
 
-def test_a_plan_without_a_loss_cannot_give_it() -> None:
-    assert "the plan has none" in refused(compose("cutout", loss=None), Module(), "criterion").message
-
-
 def test_every_fault_is_found_at_once() -> None:
     callback = CounterpointCallback(compose("sam", "gradient_clipping", "mixup"))
     with pytest.raises(cp.CompositionError) as caught:

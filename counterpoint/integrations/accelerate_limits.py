@@ -1,0 +1,126 @@
+"""What a loop on Accelerate cannot do with a plan, found before it trains."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+from accelerate import Accelerator, DistributedType
+
+from counterpoint.core.effects import Phase
+from counterpoint.core.engine import Engine
+from counterpoint.core.errors import CompositionError, RunError
+from counterpoint.core.events import Event
+from counterpoint.core.faults import Fault
+from counterpoint.core.plan import Plan
+from counterpoint.integrations import statements
+from counterpoint.integrations.criterion import compare_losses, loss_modules
+
+__all__ = ["check_engine", "check_loader"]
+
+_SPLIT = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
+
+_RANKS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Variables by which a launcher tells a process how many there are."""
+
+
+def check_engine(engine: Engine, accelerator: Accelerator) -> None:
+    """Raise ``RunError`` for processes and settings with which the steps would be wrong.
+
+    Raises ``CompositionError`` for what is stated otherwise to the plan.
+    """
+    _check_processes(engine, accelerator)
+    _check_passes(engine.plan, accelerator)
+    faults = [*_stated(engine, accelerator)]
+    if faults:
+        raise CompositionError(faults)
+
+
+def check_loader(plan: Plan, loader: Iterable[Any]) -> None:
+    """Raise ``CompositionError`` where a loader gives other batches, or another number of them, than the plan states.
+
+    A prepared loader states its size over all processes; of that, one process gets its part.
+    """
+    own, sampler = plan.facts.clock.steps_per_epoch, getattr(loader, "batch_sampler", None)
+    size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
+    faults = [*statements.batch_size(plan, size, "the loader")]
+    count = len(loader) if isinstance(loader, Sized) else own
+    if own is not None and count != own:
+        faults.append(
+            Fault(
+                "loop-limit",
+                f"the plan was composed with a steps_per_epoch of {own} batches, and the loader gives {count}",
+                f"write compose(..., steps_per_epoch={count})",
+                event=Event.EPOCH,
+            )
+        )
+    if faults:
+        raise CompositionError(faults)
+
+
+def _check_processes(engine: Engine, accelerator: Accelerator) -> None:
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if started != accelerator.num_processes:
+        raise RunError(
+            f"{started} processes were started, and Accelerate knows of {accelerator.num_processes}; on CPUs, write "
+            "Accelerator(cpu=True) or set ACCELERATE_USE_CPU=true"
+        )
+    if accelerator.num_processes == 1 and _asked_for_several():
+        raise RunError(
+            "accelerate launch was asked for several processes and started one, as it does with --cpu: start them by "
+            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N script.py, or ask for --num_processes 1; where "
+            "MASTER_ADDR was set by hand, unset it"
+        )
+    if engine.rank != accelerator.process_index:
+        raise RunError(
+            f"the engine draws as rank {engine.rank}, and this is process {accelerator.process_index}: make it with "
+            "Engine(..., rank=accelerator.process_index)"
+        )
+
+
+def _asked_for_several() -> bool:
+    """Whether ``accelerate launch`` was asked for several processes and started one: with an address, without ranks."""
+    launched = "ACCELERATE_DYNAMO_MODE" in os.environ and "MASTER_ADDR" in os.environ
+    return launched and not any(os.environ.get(name) for name in _RANKS)
+
+
+def _check_passes(plan: Plan, accelerator: Accelerator) -> None:
+    if accelerator.gradient_accumulation_steps != 1:
+        raise RunError(
+            f"Accelerator(gradient_accumulation_steps={accelerator.gradient_accumulation_steps}) divides every loss by "
+            "that number, and each batch counts by its share here: leave it at 1, and give a step its batches together"
+        )
+    if accelerator.distributed_type in _SPLIT:
+        raise RunError(
+            f"{accelerator.distributed_type.value} splits the model among the processes and steps its own way: use "
+            "DistributedDataParallel here, or the engine's spans in a loop of your own"
+        )
+    again = [hook.name for hook in plan.hooks if hook.effect.phase is Phase.REPLACE]
+    if accelerator.scaler is not None and again:
+        raise RunError(
+            f"fp16 unscales the gradients of a step once, and {', '.join(again)} makes its passes twice: use "
+            "Accelerator(mixed_precision='bf16')"
+        )
+
+
+def _stated(engine: Engine, accelerator: Accelerator) -> Iterator[Fault]:
+    """Find what is stated to the plan, and otherwise to Accelerate or the model."""
+    plan, model = engine.plan, engine.model
+    if plan.facts.task.name != "regression":
+        yield from statements.classes(plan, getattr(model, "num_classes", None), "model.num_classes")
+        yield from statements.labels(plan, model)
+    yield from compare_losses(plan, loss_modules(model))
+    yield from statements.averages(plan, model)
+    yield from statements.microbatches(plan, 1, "AcceleratedSteps")
+    loaders = getattr(accelerator, "dataloader_config", None)
+    yield from statements.seed(plan, getattr(loaders, "data_seed", None), "DataLoaderConfiguration.data_seed")
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    own = getattr(accelerator, "mixed_precision", launched)
+    if launched not in ("no", own):
+        yield Fault(
+            "loop-limit",
+            f"accelerate launch asks for mixed_precision={launched!r}, and Accelerator(...) for {own!r}",
+            f"write Accelerator(mixed_precision={launched!r}), or launch with --mixed_precision {own}",
+            event=Event.FIT,
+        )
