@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from counterpoint.core.engine import Engine
 from counterpoint.core.passes import Part, Passes
-from counterpoint.integrations.accelerate_limits import check_engine, check_loader
+from counterpoint.integrations.accelerate_limits import check_engine, check_groups
 from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
 from counterpoint.integrations.state_file import load_state, save_state
 
@@ -68,9 +68,9 @@ class AcceleratedSteps(Generic[_BatchT]):
     def groups(self, loader: Iterable[_BatchT], count: int) -> Iterator[list[_BatchT]]:
         """Give the batches of a loader in lists of ``count``, of which the last may be shorter: one list a step.
 
-        Raises ``CompositionError`` where the loader states another batch size or length than the plan.
+        Raises ``CompositionError`` where the loader or ``count`` is not what the plan states.
         """
-        check_loader(self.engine.plan, loader)
+        check_groups(self.engine.plan, loader, count)
         group: list[_BatchT] = []
         for batch in loader:
             group.append(batch)

@@ -17,7 +17,7 @@ from counterpoint.core.plan import Plan
 from counterpoint.integrations import statements
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 
-__all__ = ["check_engine", "check_loader"]
+__all__ = ["check_engine", "check_groups"]
 
 _SPLIT = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
@@ -37,21 +37,21 @@ def check_engine(engine: Engine, accelerator: Accelerator) -> None:
         raise CompositionError(faults)
 
 
-def check_loader(plan: Plan, loader: Iterable[Any]) -> None:
-    """Raise ``CompositionError`` where a loader gives other batches, or another number of them, than the plan states.
-
-    A prepared loader states its size over all processes; of that, one process gets its part.
-    """
+def check_groups(plan: Plan, loader: Iterable[Any], count: int) -> None:
+    """Raise ``CompositionError`` where a loader, in groups of ``count``, gives other batches than the plan states."""
     own, sampler = plan.facts.clock.steps_per_epoch, getattr(loader, "batch_sampler", None)
     size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
-    faults = [*statements.batch_size(plan, size, "the loader")]
-    count = len(loader) if isinstance(loader, Sized) else own
-    if own is not None and count != own:
+    faults = [
+        *statements.batch_size(plan, size, "the loader"),
+        *statements.microbatches(plan, count, "the number of batches in a step"),
+    ]
+    found = len(loader) if isinstance(loader, Sized) else own
+    if own is not None and found != own:
         faults.append(
             Fault(
                 "loop-limit",
-                f"the plan was composed with a steps_per_epoch of {own} batches, and the loader gives {count}",
-                f"write compose(..., steps_per_epoch={count})",
+                f"the plan was composed with a steps_per_epoch of {own} batches, and the loader gives {found}",
+                f"write compose(..., steps_per_epoch={found})",
                 event=Event.EPOCH,
             )
         )
@@ -112,7 +112,6 @@ def _stated(engine: Engine, accelerator: Accelerator) -> Iterator[Fault]:
         yield from statements.labels(plan, model)
     yield from compare_losses(plan, loss_modules(model))
     yield from statements.averages(plan, model)
-    yield from statements.microbatches(plan, 1, "AcceleratedSteps")
     loaders = getattr(accelerator, "dataloader_config", None)
     yield from statements.seed(plan, getattr(loaders, "data_seed", None), "DataLoaderConfiguration.data_seed")
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -125,7 +125,7 @@ def _stated(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iter
     yield from statements.classes(plan, getattr(module, "num_classes", None), "self.num_classes")
     yield from statements.classes(plan, module.hparams.get("num_classes"), "self.hparams.num_classes")
     yield from statements.averages(plan, module, [type(held).__name__ for held in _averaging(trainer)])
-    yield from statements.microbatches(plan, 1, "Lightning")
+    yield from statements.microbatches(plan, trainer.accumulate_grad_batches, "accumulate_grad_batches")
     seed = os.environ.get("PL_GLOBAL_SEED")
     yield from statements.seed(plan, None if seed is None else int(seed), "that of seed_everything")
     surgery = [hook for hook in plan.hooks if hook.effect.event is Event.SETUP]

@@ -65,14 +65,14 @@ def batch_size(plan: Plan, found: object, where: str) -> Iterator[Fault]:
         )
 
 
-def microbatches(plan: Plan, parts: int, loop: str) -> Iterator[Fault]:
-    """Find a number of parts of a device batch that the loop does not split it into; 1 is not a statement."""
+def microbatches(plan: Plan, parts: int, where: str) -> Iterator[Fault]:
+    """Find a number of microbatches that is not the loop's; the plan's default of 1 states none."""
     own = plan.facts.microbatches
     if own not in (1, parts):
         yield Fault(
             "loop-limit",
-            f"the plan was composed for device batches in {own} parts, and {loop} splits them into {parts}",
-            f"write compose(..., microbatches={parts})",
+            f"the plan was composed with microbatches={own}, and {where} is {parts}",
+            f"leave microbatches out of compose, or state {parts} in both",
             event=Event.STEP,
         )
 

@@ -10,15 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from counterpoint.core.describe import describe_draws
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import DataError, NonFiniteLossError, RunError
 from counterpoint.core.fitting import check_model
 from counterpoint.core.passes import Part, Passes
 from counterpoint.core.plan import Plan
-from counterpoint.core.shares import as_mean
 from counterpoint.integrations.fields import Fields
-from counterpoint.integrations.groups import Spans, joined, split
+from counterpoint.integrations.open_spans import Spans
 from counterpoint.integrations.places import name_of, parts
 from counterpoint.integrations.state_file import load_state, save_state
 
@@ -32,6 +30,13 @@ except ModuleNotFoundError as error:
         name=error.name,
     ) from error
 
+from counterpoint.integrations.transformers_batches import (
+    batches_in,
+    counted,
+    describe_batches,
+    logits_of,
+    weighed_loss,
+)
 from counterpoint.integrations.transformers_limits import changes_inputs, check_length, check_limits
 
 __all__ = ["IMAGES_AND_LABELS", "CounterpointTrainer"]
@@ -43,10 +48,10 @@ IMAGES_AND_LABELS = Fields(("pixel_values",), "labels")
 class CounterpointTrainer(Trainer):
     """Hugging Face's ``Trainer``, with a plan.
 
-    ``model``, ``args`` and ``options`` are those of ``Trainer``. The batches of one optimizer step are one device
-    batch: edited together, and split again for the forward passes. The targets, which ``fields`` names, never reach
-    the model; the loss is the plan's on the model's logits, in evaluation too, there on unedited batches and with the
-    evaluation weights. ``engine`` is the engine.
+    ``model``, ``args`` and ``options`` are those of ``Trainer``. A batch of the loader is a device batch; those of one
+    optimizer step are open together. The targets, which ``fields`` names, never reach the model; the loss is the
+    plan's on the model's logits, in evaluation too, there on unedited batches and with the evaluation weights.
+    ``engine`` is the engine.
 
     Raises ``CompositionError`` with everything that this loop cannot do with the plan, and ``RunError`` for a second
     run. ``NonFiniteLossError`` ends a run whose loss becomes NaN or infinite.
@@ -86,7 +91,7 @@ class CounterpointTrainer(Trainer):
             plan, model=cast(nn.Module, self.model), rank=args.process_index, predict=self._outputs_for
         )
         self._spans = Spans()
-        self._parts: list[Any] = []  # what is left of the batches of a step, edited
+        self._parts: list[Any] = []  # the batches of a step, edited
         self._waiting = 0  # batches of a step that training_step has not been given yet
         self._evaluated: list[Tensor] = []
         self._in_checkpoint = False
@@ -101,12 +106,16 @@ class CounterpointTrainer(Trainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], None]:
-        """Take the batches of an optimizer step, and begin the device batch that they are."""
+        """Take the batches of an optimizer step, each of them a device batch, and edit them."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self._waiting:
             raise RunError("the Trainer took the batches of a step before the last step was done")
         if batches:
-            self._begin_group([self._prepare_inputs(batch) for batch in batches])
+            self._waiting = len(batches)
+            self._parts = []
+            for batch in batches:
+                edited = self.fields.edited(self.engine, self._prepare_inputs(batch))
+                self._parts.append(self._spans.begin(edited))
         return batches, None
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
@@ -118,7 +127,7 @@ class CounterpointTrainer(Trainer):
             raise RunError("the Trainer makes no step after the batches that it took for one")
         loss = self._spans.begin(self.engine.update(self._passes(model)))
         if not torch.isfinite(loss):
-            draws = describe_draws(self.engine.draws())
+            draws = describe_batches(self.engine, len(self._parts))
             raise NonFiniteLossError(
                 f"step {self.engine.batches}: the loss is {loss.item()}; draws of this step: {draws}. A lower "
                 f"learning_rate may help; checkpoints, if there are any, are in {self.args.output_dir}"
@@ -132,29 +141,14 @@ class CounterpointTrainer(Trainer):
         plan = self.engine.plan
         prepared, targets = plan.prepare(*self.fields.read(inputs))
         outputs = self._run(model, self.fields.write(inputs, prepared, targets))
-        logits = _logits(outputs)
+        logits = logits_of(outputs)
         loss = plan.loss(logits, targets)
-        self._evaluated.append(self._weighed(logits, targets))
+        state, rank = self.accelerator.gradient_state, self.args.process_index
+        self._evaluated.append(weighed_loss(plan, logits, targets, counted(len(targets), state, rank)))
         # Where no loss is in the outputs, the Trainer takes the first of a tuple for it.
         shown = {"logits": outputs} if isinstance(outputs, Tensor) else outputs
         shown = (loss, *shown) if isinstance(shown, tuple) else shown
         return (loss, shown) if return_outputs else loss
-
-    def _weighed(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of a batch times what it counts, and what it counts.
-
-        Samples that are there twice do not count: where processes would have different numbers of samples at the end
-        of the data, Accelerate fills them up with the first ones.
-        """
-        loader, size, real = self.accelerator.gradient_state, len(targets), len(targets)
-        if loader.end_of_dataloader and loader.remainder > 0:
-            real = max(0, min(size, loader.remainder - size * self.args.process_index))
-        if not real:
-            return logits.new_zeros(2)
-        loss = self.engine.plan.loss(logits[:real], targets[:real])
-        mean, weight = as_mean(self.engine.plan, loss.detach(), targets[:real])
-        weighed = torch.as_tensor(weight, device=mean.device, dtype=mean.dtype)
-        return torch.stack([torch.where(weighed > 0, mean * weighed, 0), weighed])
 
     def prediction_step(self, model: nn.Module, inputs: Any, *given: Any, **named: Any) -> Any:
         """Evaluate a batch; raises ``DataError`` for one without targets where the plan changes the inputs' kind."""
@@ -215,30 +209,28 @@ class CounterpointTrainer(Trainer):
 
     def _begin_training(self, state: TrainerState, loader: Any) -> None:
         """Check where the run stands, and begin it."""
-        if self.engine.batches != state.global_step:
+        parts = self.args.gradient_accumulation_steps
+        epoch = len(loader) if has_length(loader) else None
+        done = batches_in(state.global_step, epoch, parts)
+        if self.engine.batches != done:
             raise RunError(
-                f"this Trainer has trained {self.engine.batches} batches, and would go on from {state.global_step}: "
+                f"this Trainer has trained {self.engine.batches} batches, and would go on from {done}: "
                 "make a new one, or resume from its last checkpoint"
             )
-        # What happens to batches at the end of an epoch that make no whole step depends on the Trainer's version.
-        whole, rest = divmod(len(loader), self.args.gradient_accumulation_steps) if has_length(loader) else (0, 1)
-        check_length(self.engine.plan, steps=state.max_steps, epoch=None if rest else whole)
+        check_length(self.engine.plan, total=batches_in(state.max_steps, epoch, parts), epoch=epoch)
         self.engine.optimizer = self.optimizer
         self._spans.begin(self.engine.fit())
 
-    def _begin_group(self, batches: list[Any]) -> None:
-        group = joined(batches, self.fields)
-        edited = self._spans.begin(self.fields.edited(self.engine, group, donate=len(batches) > 1))
-        self._parts = split(edited, batches, self.fields)
-        self._waiting = len(batches)
-
     def _passes(self, model: nn.Module) -> Passes:
-        """Return the passes over the parts of the device batch."""
+        """Return the passes over the batches of the step."""
         model.train()
         accelerator = self.accelerator
         return Passes(
             self.engine,
-            [Part(partial(self._logits, model, part), self.fields.read(part)[1]) for part in self._parts],
+            [
+                Part(partial(self._logits, model, batch), self.fields.read(batch)[1], number)
+                for number, batch in enumerate(self._parts)
+            ],
             backward=accelerator.backward,
             unsynced=partial(accelerator.no_sync, model),
             processes=accelerator.num_processes,
@@ -247,7 +239,7 @@ class CounterpointTrainer(Trainer):
 
     def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
         with self.compute_loss_context_manager():
-            return _logits(self._run(model, batch))
+            return logits_of(self._run(model, batch))
 
     def _run(self, model: nn.Module, batch: Mapping[str, Any]) -> Any:
         """Run the model on a batch, which keeps its targets to itself."""
@@ -256,7 +248,7 @@ class CounterpointTrainer(Trainer):
     def _outputs_for(self, *inputs: Tensor) -> Tensor:
         """Run the model by itself on its inputs, for methods that look at it."""
         places = [name_of(parts(path)) for path in self.fields.inputs]
-        return _logits(cast(nn.Module, self.model)(**dict(zip(places, inputs, strict=True))))
+        return logits_of(cast(nn.Module, self.model)(**dict(zip(places, inputs, strict=True))))
 
 
 class _Loop(TrainerCallback):
@@ -274,7 +266,7 @@ class _Loop(TrainerCallback):
         self._trainer._spans.begin(self._trainer.engine.epoch())
 
     def on_optimizer_step(self, *given: Any, **known: Any) -> None:
-        self._trainer._spans.end(2)  # the update and the batch
+        self._trainer._spans.end(1 + len(self._trainer._parts))  # the update and the batches
         self._trainer._parts = []
 
     def on_epoch_end(self, *given: Any, **known: Any) -> None:
@@ -282,16 +274,3 @@ class _Loop(TrainerCallback):
 
     def on_train_end(self, *given: Any, **known: Any) -> None:
         self._trainer._spans.end()
-
-
-def _logits(outputs: object) -> Tensor:
-    """Return what the loss is computed from: the outputs' logits, or the first of a tuple."""
-    found = outputs
-    if isinstance(outputs, Mapping):
-        found = outputs.get("logits")
-    elif isinstance(outputs, tuple) and outputs:
-        found = outputs[0]
-    if isinstance(found, Tensor):
-        return found
-    held = list(outputs) if isinstance(outputs, Mapping) else type(outputs).__name__
-    raise RunError(f"the model returned {held}, and the plan's loss needs its logits: return a tensor under 'logits'")

@@ -68,27 +68,26 @@ def check_limits(
         *_options(plan, options),
         *_stated(plan, model, args),
         *_gradients(plan, args),
-        *_batches(plan, args),
-        *_columns(fields, model, args),
+        *_columns(fields, model, args, options.get("train_dataset")),
         *_looks(plan, fields),
     ]
     if faults:
         raise CompositionError(faults)
 
 
-def check_length(plan: Plan, *, steps: int, epoch: int | None) -> None:
+def check_length(plan: Plan, *, total: int, epoch: int | None) -> None:
     """Raise ``CompositionError`` where the plan counts on a run of another length.
 
-    ``steps`` are the optimizer steps of the run and ``epoch`` those of an epoch, ``None`` where that is not known.
+    ``total`` is the number of batches of the run and ``epoch`` that of an epoch, ``None`` where that is not known.
     """
     clock = plan.facts.clock
     told = [
         ("steps_per_epoch", clock.steps_per_epoch, epoch, epoch),
-        ("max_duration", clock.total, steps, f"{steps}ba"),
+        ("max_duration", clock.total, total, f"{total}ba"),
     ]
     faults = [
         _limit(
-            f"the plan counts on {was} optimizer steps by {key}, and the Trainer makes {now}",
+            f"the plan counts on {was} batches by {key}, and the Trainer takes {now}",
             f"write compose(..., {key}={right!r})",
         )
         for key, was, now, right in told
@@ -140,6 +139,7 @@ def _stated(plan: Plan, model: nn.Module, args: TrainingArguments) -> Iterator[F
     yield from compare_losses(plan, loss_modules(model))
     yield from statements.averages(plan, model)
     yield from statements.microbatches(plan, args.gradient_accumulation_steps, "gradient_accumulation_steps")
+    yield from statements.batch_size(plan, args.train_batch_size, "per_device_train_batch_size")
     yield from statements.seed(plan, None if args.seed == _DEFAULT_SEED else args.seed, "TrainingArguments.seed")
     launched, own = os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), _precision(args)
     if launched not in ("no", own):
@@ -192,27 +192,6 @@ def _gradients(plan: Plan, args: TrainingArguments) -> Iterator[Fault]:
         )
 
 
-def _batches(plan: Plan, args: TrainingArguments) -> Iterator[Fault]:
-    parts = args.gradient_accumulation_steps
-    whole = [hook for hook in plan.hooks if hook.effect.whole_batch]
-    if parts > 1 and whole:
-        yield _fault(
-            whole,
-            f"acts across the samples of a forward pass, and gradient_accumulation_steps={parts} splits a device batch",
-            "write gradient_accumulation_steps=1",
-            Event.FORWARD,
-            code="microbatches",
-        )
-    stated, size = plan.facts.batch_size, args.train_batch_size * parts
-    if stated is not None and stated != size:
-        yield _limit(
-            f"the plan was composed for device batches of {stated}, and {args.train_batch_size} samples in each of "
-            f"{parts} accumulated batches make {size}",
-            f"write compose(..., batch_size={size})",
-            Event.BATCH,
-        )
-
-
 def _looks(plan: Plan, fields: Fields) -> Iterator[Fault]:
     looking = [step for step in plan.steps if any(effect.sample_losses for effect in step.effects)]
     nested = [path for path in fields.inputs if len(parts(path)) > 1]
@@ -225,7 +204,7 @@ def _looks(plan: Plan, fields: Fields) -> Iterator[Fault]:
         )
 
 
-def _columns(fields: Fields, model: nn.Module, args: TrainingArguments) -> Iterator[Fault]:
+def _columns(fields: Fields, model: nn.Module, args: TrainingArguments, data: object) -> Iterator[Fault]:
     accepted = list(signature(model.forward).parameters)
     labels = [name for name in accepted if "label" in name] if args.label_names is None else args.label_names
     target, *nested = parts(fields.targets)
@@ -243,13 +222,38 @@ def _columns(fields: Fields, model: nn.Module, args: TrainingArguments) -> Itera
             Event.EVALUATION,
         )
     first = [parts(path)[0] for path in fields.inputs]
-    dropped = [name for name in first if name not in accepted]
-    if args.remove_unused_columns and dropped:
-        yield _limit(
-            f"remove_unused_columns=True drops {dropped}, which {type(model).__name__}.forward does not name",
-            "write remove_unused_columns=False",
+    unnamed = [name for name in first if name not in accepted]
+    if args.remove_unused_columns and unnamed:
+        yield _dropped(unnamed, fields, model, _columns_of(data))
+
+
+def _dropped(unnamed: list[Any], fields: Fields, model: nn.Module, columns: frozenset[str]) -> Fault:
+    """Say of inputs that the model's ``forward`` does not name whether they have another name, or would be dropped."""
+    name = type(model).__name__
+    others = [key for key in signature(model.forward).parameters if key in columns and key != fields.targets]
+    main = getattr(model, "main_input_name", None)
+    known = [main] if main in others else others[:1]
+    if known and not columns.intersection(map(str, unnamed)):
+        return _limit(
+            f"fields: the inputs are at {unnamed}, which neither the samples of train_dataset have, {sorted(columns)}, "
+            f"nor {name}.forward names",
+            f"name those that are edited: fields=Fields(({known[0]!r},), {fields.targets!r})",
             Event.BATCH,
         )
+    return _limit(
+        f"remove_unused_columns=True drops {unnamed}, which {name}.forward does not name",
+        "write remove_unused_columns=False",
+        Event.BATCH,
+    )
+
+
+def _columns_of(data: Any) -> frozenset[str]:
+    """Return the names of the fields of a data set's samples, as far as they can be known."""
+    names = getattr(data, "column_names", None)
+    if names is None and hasattr(data, "__getitem__"):
+        first = next(iter(data), None)
+        names = first if isinstance(first, Mapping) else None
+    return frozenset(map(str, names or ()))
 
 
 def _acting(plan: Plan, event: Event) -> list[HookStep]:

@@ -337,12 +337,24 @@ class TestBatches:
             assert fixes == ["write compose(..., batch_size=8)", "write compose(..., steps_per_epoch=20)"]
             assert len(list(steps(batch_size=8, steps_per_epoch=20).groups(prepared, 2))) == 10
 
-    @pytest.mark.parametrize("loop", ["lightning", "accelerate", "transformers"])
-    def test_parts_of_a_batch(self, loop: str, tmp_path: Path) -> None:
+    def test_the_number_of_microbatches(self, tmp_path: Path) -> None:
         plan = compose("cutout", microbatches=4)
-        faults = lightning_faults(plan, Module()) if loop == "lightning" else LOOPS[loop](plan, hf.net(), tmp_path)
-        assert "in 4 parts" in faults[0].message
-        assert faults[0].fix == "write compose(..., microbatches=1)"
+        model = hf.net()
+        steps = AcceleratedSteps(
+            cp.Engine(plan, model=model, optimizer=recipe.optimizer(model)), Accelerator(cpu=True), model
+        )
+        with pytest.raises(cp.CompositionError) as caught:
+            next(steps.groups(recipe.batches(), 2))
+        faults = [
+            *caught.value.faults,
+            *lightning_faults(plan, Module(), accumulate_grad_batches=2),
+            *transformers_faults(plan, hf.net(), tmp_path, gradient_accumulation_steps=2),
+        ]
+        places = ["the number of batches in a step", "accumulate_grad_batches", "gradient_accumulation_steps"]
+        messages = [f"the plan was composed with microbatches=4, and {where} is 2" for where in places]
+        assert [fault.message for fault in faults] == messages
+        assert len(next(steps.groups(recipe.batches(), 4))) == 4
+        fit(plan, Module(), accumulate_grad_batches=4)
         hf.trainer(tmp_path, plan, gradient_accumulation_steps=4)
 
 

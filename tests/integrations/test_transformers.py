@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,21 @@ class TestTraining:
         trainer = hf.trainer(tmp_path, recipe.plan(sam=sam))
         trainer.train()
         assert trainer.engine.batches == trainer.state.global_step == recipe.STEPS
-        recipe.assert_same(hf.result(trainer), recipe.split(1, sam=sam))
+        recipe.assert_same(hf.result(trainer), recipe.plain(1, sam=sam))
 
     @pytest.mark.parametrize("sam", [False, True])
     def test_two_microbatches_train_what_the_loop_by_hand_would(self, sam: bool, tmp_path: Path) -> None:
         """But for rounding: each counts by the mass of its dense rows, which is 8 of 16 in all but the last bits."""
         trainer = hf.trainer(tmp_path, recipe.plan(sam=sam), gradient_accumulation_steps=2)
         trainer.train()
-        assert trainer.engine.batches == trainer.state.global_step == recipe.STEPS
-        by_hand = recipe.split(2, sam=sam)
+        assert trainer.state.global_step == recipe.STEPS
+        assert trainer.engine.batches == 2 * recipe.STEPS
+        by_hand = recipe.plain(2, sam=sam)
         recipe.assert_close(hf.result(trainer), by_hand, atol=1e-6)
         assert trainer.losses == pytest.approx(by_hand.losses, abs=1e-6)
 
     def test_an_uneven_last_group_is_a_whole_step(self, tmp_path: Path) -> None:
-        """Five batches by two, the last of 4 samples, against each group in one pass; some targets do not count."""
+        """Five batches by two, the last of 4 samples, against both in one pass; some targets do not count."""
         data = hf.samples()[:36]
         for sample in data[3:7]:
             sample["labels"] = torch.tensor(-100)
@@ -81,14 +83,17 @@ class TestTraining:
         images, labels = (torch.stack([sample[name] for sample in data]) for name in ("pixel_values", "labels"))
         losses = []
         for group in [*torch.arange(36).split(16)] * 2:
-            with engine.batch(images[group], labels[group]) as batch:
+            with ExitStack() as opened:
+                parts = [opened.enter_context(engine.batch(images[part], labels[part])) for part in group.split(8)]
+                inputs, targets = (torch.cat([getattr(part, name) for part in parts]) for name in ("inputs", "targets"))
 
-                def closure(inputs: Tensor = batch.inputs, targets: Tensor = batch.targets) -> Tensor:
+                def closure(inputs: Tensor = inputs, targets: Tensor = targets) -> Tensor:
                     loss = torch.nn.functional.cross_entropy(net(inputs), targets, weights)
                     loss.backward()
                     return loss.detach()
 
                 losses.append(engine.step(closure).item())
+        assert trainer.engine.batches == 10
         recipe.assert_close(hf.result(trainer), recipe.result(engine, losses), atol=1e-6)
         assert trainer.losses == pytest.approx(losses, abs=1e-6)
 
@@ -154,7 +159,7 @@ class TestTraining:
                 losses.append(engine.step(closure).item())
         recipe.assert_same(hf.result(trainer), recipe.result(engine, losses))
 
-    def test_samples_that_are_left_are_dealt_out(self, tmp_path: Path) -> None:
+    def test_samples_are_chosen_in_each_batch(self, tmp_path: Path) -> None:
         sizes = []
 
         class Counts(hf.Net):
@@ -162,10 +167,10 @@ class TestTraining:
                 sizes.append((self.training, len(pixel_values)))
                 return super().forward(pixel_values)
 
-        plan = composed(SelectiveBackprop(keep=0.1))
-        trainer = hf.trainer(tmp_path, plan, Counts(*recipe.model()), gradient_accumulation_steps=4, max_steps=1)
+        plan = composed(SelectiveBackprop(keep=0.25))
+        trainer = hf.trainer(tmp_path, plan, Counts(*recipe.model()), gradient_accumulation_steps=3, max_steps=1)
         trainer.train()
-        assert sizes == [(False, 32), (True, 1), (True, 1), (True, 1)]
+        assert sizes == [*[(False, 8)] * 3, *[(True, 2)] * 3]
         assert len(trainer.losses) == trainer.state.global_step == 1
 
     def test_surgery_comes_before_the_optimizer(self, tmp_path: Path) -> None:
@@ -205,27 +210,74 @@ class TestTraining:
         changes = {"label_names": ["target"], "gradient_accumulation_steps": 2, "max_steps": 1}
         trainer = hf.trainer(tmp_path, plan, Two(), options, **changes)
         trainer.train()
-        images = torch.stack([image for image, _ in recipe.items()[:16]])
-        labels = torch.stack([label for _, label in recipe.items()[:16]])
-        (wanted_left, wanted_right), _ = plan((images, images + 1), labels, step=0)
-        left, right, number = (torch.cat(tensors) for tensors in zip(*seen, strict=True))
-        assert torch.equal(left, wanted_left)
-        assert torch.equal(right, wanted_right)
-        assert number.tolist() == list(range(16))
+        assert len(seen) == 2
+        for step, (left, right, number) in enumerate(seen):
+            images, labels = recipe.batches()[step]
+            (wanted_left, wanted_right), _ = plan((images, images + 1), labels, step=step)
+            assert torch.equal(left, wanted_left)
+            assert torch.equal(right, wanted_right)
+            assert number.tolist() == list(range(8 * step, 8 * step + 8))
         output = trainer.predict(data)
         assert [part.shape for part in output.predictions] == [(32, recipe.CLASSES), (32, *recipe.SHAPE)]
         assert output.label_ids.tolist() == [int(sample["target"]) for sample in data]
         assert "test_loss" in output.metrics
 
-    def test_microbatches_of_several_shapes_are_refused(self, tmp_path: Path) -> None:
-        data = hf.samples()[:16]
-        for sample in data[8:]:
-            sample["pixel_values"] = sample["pixel_values"][:, :, :5]
-        trainer = hf.trainer(
-            tmp_path, composed("cutout"), None, {"train_dataset": data}, gradient_accumulation_steps=2, max_steps=1
-        )
-        with pytest.raises(cp.DataError, match=r"\(1, 6, 5\).*gradient_accumulation_steps=1"):
-            trainer.train()
+    @pytest.mark.kind("7e")
+    @pytest.mark.parametrize("methods", [("ema",), ("mixup", "ema"), ("cutout", "label_smoothing", "sam")])
+    def test_batches_of_a_step_may_differ_in_shape(self, methods: tuple[str, ...], tmp_path: Path) -> None:
+        """As where a collator pads each batch to its longest sample."""
+
+        class Pools(hf.Net):
+            def forward(self, pixel_values: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+                return super().forward(nn.functional.adaptive_avg_pool2d(pixel_values, 6))
+
+        data = hf.samples()[:32]
+        for number, sample in enumerate(data):
+            sample["pixel_values"] = nn.functional.pad(sample["pixel_values"], (0, number // 8))
+        plan, net = composed(*methods), Pools(*recipe.model())
+        trainer = hf.trainer(tmp_path, plan, net, {"train_dataset": data}, gradient_accumulation_steps=2)
+        trainer.train()
+        by_hand = Pools(*recipe.model())
+        engine = cp.Engine(plan, model=by_hand, optimizer=recipe.optimizer(by_hand))
+        losses = []
+        for start in (0, 16):
+            with ExitStack() as opened:
+                groups = [data[start : start + 8], data[start + 8 : start + 16]]
+                stacked = [
+                    [torch.stack([s[key] for s in group]) for key in ("pixel_values", "labels")] for group in groups
+                ]
+                parts = [opened.enter_context(engine.batch(*pair)) for pair in stacked]
+
+                def closure(parts: list[cp.Batch] = parts) -> Tensor:
+                    found = [plan.loss(by_hand(part.inputs)["logits"], part.targets) / 2 for part in parts]
+                    torch.stack(found).sum().backward()
+                    return torch.stack(found).sum().detach()
+
+                losses.append(engine.step(closure).item())
+        recipe.assert_close(hf.result(trainer), recipe.result(engine, losses), atol=1e-6)
+        assert trainer.losses == pytest.approx(losses, abs=1e-6)
+
+    def test_methods_in_the_forward_pass_know_its_batch(self, tmp_path: Path) -> None:
+        """With accumulation too: each pass is over the batch whose draws it gets."""
+        plan = composed(ManifoldMixup(module="1"))
+        trainer = hf.trainer(tmp_path, plan, gradient_accumulation_steps=2, max_steps=3)
+        trainer.train()
+        net = recipe.model()
+        engine = cp.Engine(plan, model=net, optimizer=recipe.optimizer(net))
+        for group in recipe.groups(2)[:3]:
+            with ExitStack() as opened:
+                parts = [opened.enter_context(engine.batch(*batch)) for batch in group]
+
+                def closure(parts: list[cp.Batch] = parts) -> Tensor:
+                    for number, part in enumerate(parts):
+                        with engine.on(number):
+                            with engine.forward():
+                                outputs = net(part.inputs)
+                            (plan.loss(outputs, part.targets) / 2).backward()
+                    return torch.zeros(())
+
+                engine.step(closure)
+        recipe.assert_close(hf.result(trainer), recipe.result(engine, trainer.losses), atol=1e-6)
 
     def test_outputs_without_logits_are_refused(self, tmp_path: Path) -> None:
         class Wrong(hf.Net):
@@ -235,6 +287,11 @@ class TestTraining:
         trainer = hf.trainer(tmp_path, composed(), Wrong(*recipe.model()))
         with pytest.raises(cp.RunError, match=r"\['scores'\].*'logits'"):
             trainer.evaluate()
+
+
+def stacked(samples: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    images, labels = (torch.stack([sample[key] for sample in samples]) for key in ("pixel_values", "labels"))
+    return images, labels
 
 
 def noted(name: str) -> Generator[None, cp.Outcome, None]:
@@ -293,8 +350,9 @@ class TestSpans:
         trainer.train()
         passes = "<forward> </forward> <loss> </loss> <backward> </backward> " * 2
         epochs = [
-            f"<epoch> <batch {n}> {passes}<update> optimizer </update> </batch {n}> </epoch> <evaluation> </evaluation>"
-            for n in range(2)
+            f"<epoch> <batch {n}> <batch {n + 1}> {passes}<update> optimizer </update> </batch {n + 1}> </batch {n}> "
+            "</epoch> <evaluation> </evaluation>"
+            for n in (0, 2)
         ]
         assert " ".join(LOG) == f"<fit> {' '.join(epochs)} </fit>"
 

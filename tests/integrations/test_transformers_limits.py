@@ -68,25 +68,29 @@ def test_gradients_that_fp16_scales(tmp_path: Path) -> None:
     assert fix == "write bf16=True instead"
 
 
-def test_microbatches_of_what_needs_the_whole_batch(tmp_path: Path) -> None:
-    ((message, fix),) = faults(tmp_path, composed(ManifoldMixup(module="1")), gradient_accumulation_steps=2)
-    assert message.startswith("microbatches: manifold_mixup acts across the samples")
-    assert fix == "write gradient_accumulation_steps=1"
-
-
 def test_what_the_plan_was_told_of_batches_and_the_run(tmp_path: Path) -> None:
-    ((message, fix),) = faults(tmp_path, composed(batch_size=8), gradient_accumulation_steps=2)
-    assert "device batches of 8" in message
-    assert fix == "write compose(..., batch_size=16)"
-    plan = composed(EMA(start="0.5dur"), batch_size=16, steps_per_epoch=10, max_duration="3ep")
+    ((message, fix),) = faults(tmp_path, composed(batch_size=16), gradient_accumulation_steps=2)
+    assert "device batches of 16" in message
+    assert fix == "write compose(..., batch_size=8)"
+    plan = composed(EMA(start="0.5dur"), batch_size=8, steps_per_epoch=10, max_duration="3ep")
     trainer = hf.trainer(tmp_path, plan, gradient_accumulation_steps=2)
     with pytest.raises(cp.CompositionError) as caught:
         trainer.train()
     assert [fault.fix for fault in caught.value.faults] == [
-        "write compose(..., steps_per_epoch=20)",
-        "write compose(..., max_duration='20ba')",
+        "write compose(..., steps_per_epoch=40)",
+        "write compose(..., max_duration='40ba')",
     ]
     assert trainer.engine.batches == 0
+
+
+def test_the_length_of_a_run_is_counted_in_batches(tmp_path: Path) -> None:
+    """Five batches in an epoch, three steps of at most two: after four steps, seven batches."""
+    options = {"train_dataset": hf.samples()[:40]}
+    for settings, total in (({"num_train_epochs": 3}, "15ba"), ({"max_steps": 4}, "7ba"), ({"max_steps": 6}, "10ba")):
+        plan = composed(EMA(start="0.5dur"), steps_per_epoch=5, max_duration=total)
+        trainer = hf.trainer(tmp_path, plan, None, options, gradient_accumulation_steps=2, **settings)
+        trainer.train()
+        assert f"{trainer.engine.batches}ba" == total
 
 
 def test_losses_that_would_stand_for_the_plans(tmp_path: Path) -> None:
@@ -123,6 +127,33 @@ def test_columns_that_the_trainer_would_drop_or_not_take_for_labels(tmp_path: Pa
     trainer = hf.trainer(tmp_path, composed(MixUp()), Unnamed(*recipe.model()), **changes)
     trainer.train()
     assert "eval_loss" in trainer.evaluate()
+
+
+class Reads(hf.Net):
+    """A model of texts."""
+
+    main_input_name = "input_ids"
+
+    def forward(self, attention_mask: Tensor, input_ids: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        return super().forward(input_ids.float() * attention_mask.unsqueeze(1).unsqueeze(1))
+
+
+@pytest.mark.kind("8")
+def test_inputs_of_another_name_are_answered_with_theirs(tmp_path: Path) -> None:
+    """Not with remove_unused_columns, with which the inputs would be missing all the same."""
+    texts = [
+        {"attention_mask": torch.ones(6), "input_ids": torch.arange(36).view(1, 6, 6), "labels": torch.tensor(n % 4)}
+        for n in range(16)
+    ]
+    plan = composed(EMA(), inputs="tokens")
+    ((message, fix),) = faults(tmp_path, plan, Reads(*recipe.model()), {"train_dataset": texts})
+    assert "['pixel_values']" in message
+    assert "['attention_mask', 'input_ids', 'labels']" in message
+    assert fix == "name those that are edited: fields=Fields(('input_ids',), 'labels')"
+    options = {"train_dataset": texts, "fields": eval(fix.partition("fields=")[2], {"Fields": Fields})}
+    trainer = hf.trainer(tmp_path, plan, Reads(*recipe.model()), options)
+    trainer.train()
+    assert trainer.engine.batches == 2
 
 
 def test_targets_that_would_reach_the_model(tmp_path: Path) -> None:

@@ -49,8 +49,9 @@ def together(plan: cp.Plan, microbatches: int) -> cp.Engine:
         mine, theirs = (batches[start + rank : start + 2 * microbatches : 2] for rank in (0, 1))
         with ExitStack() as opened:
             edited = [
-                opened.enter_context(one.batch(*(torch.cat(part) for part in zip(*group, strict=True))))
+                opened.enter_context(one.batch(*batch))
                 for one, group in ((engine, mine), (other, theirs))
+                for batch in group
             ]
 
             def closure(edited: list[cp.Batch] = edited) -> Tensor:
