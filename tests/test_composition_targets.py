@@ -270,7 +270,7 @@ class TestTargetsStayDense:
     """Once any step or the loss needs dense targets, every batch of the run has them."""
 
     @pytest.mark.parametrize(
-        "settings", [{"p": 0.0}, {"p": 0.5}, {"start": "3ba"}, {"end": "2ba"}, {"every": 4}], ids=str
+        "settings", [{"p": 1e-300}, {"p": 0.5}, {"start": "3ba"}, {"end": "2ba"}, {"every": 4}], ids=str
     )
     @pytest.mark.parametrize("name", ["mixup", "cutmix", "label_smoothing", "one_of"])
     def test_also_when_a_step_is_skipped(self, name: str, settings: dict[str, Any]) -> None:

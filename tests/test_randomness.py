@@ -131,7 +131,7 @@ OTHERS: list[Algorithm[Any]] = [
     LabelSmoothing(),
     EMA(),
     CutOut(id="again", num_holes=2, p=0.5),
-    CutOut(id="never", p=0.0),
+    CutOut(id="never", p=1e-300),
     CutOut(id="later", start="5ba"),
 ]
 

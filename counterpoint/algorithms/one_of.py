@@ -19,7 +19,7 @@ class OneOf(Algorithm[None], name="one_of"):
     """Let one of several methods act on each batch, chosen at random by weight.
 
     ``algorithms`` are instances (in a config or a list given to ``compose``: names, or mappings with ``name``);
-    ``weights`` are one number of at least 0 for each, by default equal. A weight of 0 switches a branch off.
+    ``weights`` are one number for each, by default equal. ``compose`` refuses a branch of weight 0: it never acts.
 
     >>> from counterpoint.algorithms import CutMix, MixUp
     >>> OneOf(algorithms=[MixUp(), CutMix()], weights=[1, 3]).weights

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
@@ -235,17 +235,25 @@ def _hooks(
 
 def _unmet_wishes(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
     moments = {member.identity: _moments(member) for member in members}
+    others = {member.identity: member for member in members}
     for member in members:
         for key, wished in (("after", member.algorithm.after), ("before", member.algorithm.before)):
             for name in wished:
-                if name in moments and name != member.identity and not moments[name] & moments[member.identity]:
+                if name in moments and name != member.identity and not _meet(member, others[name], moments):
                     message = f"{member.identity} asks to come {key} {name}, and the two never act at the same moment"
-                    fix = f"drop {terms.text(key, name)}: the loop itself orders them"
+                    fix = f"drop {terms.text(key, name)}: there is nothing to order"
                     remedy = without(member, key, name)
                     yield Fault("wish-impossible", message, fix, (member.identity, name), remedies=(remedy,))
 
 
-def _moments(member: Member) -> set[tuple[str, str]]:
-    hooks = {(effect.event.value, effect.phase.value) for effect in member.declaration.hooks}
+def _meet(first: Member, second: Member, moments: Mapping[str, set[tuple[Event, str]]]) -> bool:
+    """Whether two members ever act at one moment; outside of batches no schedule keeps them apart."""
+    shared = moments[first.identity] & moments[second.identity]
+    together = first.schedule.meets(second.schedule)
+    return any(together or not event.in_batch for event, _ in shared)
+
+
+def _moments(member: Member) -> set[tuple[Event, str]]:
+    hooks = {(effect.event, effect.phase.value) for effect in member.declaration.hooks}
     edits = any(leaf.declaration.transforms for leaf in member.leaves)
-    return hooks | ({("batch", "edit")} if edits else set())
+    return hooks | ({(Event.BATCH, "edit")} if edits else set())

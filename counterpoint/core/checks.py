@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from itertools import combinations
 
+from counterpoint.core.activity import check_activity
 from counterpoint.core.errors import nearest
 from counterpoint.core.events import Event
 from counterpoint.core.facts import Facts
@@ -37,6 +38,7 @@ def check_members(
         yield from _choice(member)
         yield from _conditional(member, terms)
         yield from _passes(member, loss, facts, terms)
+    yield from check_activity(members, facts, terms)
     yield from _slots(members, loss, terms, choice)
 
 
@@ -92,15 +94,14 @@ def _choice(member: Member) -> Iterator[Fault]:
 
 def _conditional(member: Member, terms: Terms) -> Iterator[Fault]:
     always = {"start": "0ba", "end": None, "every": 1, "p": 1.0}
-    hooks = member.declaration.hooks
-    outside = bool(hooks) and not (member.declaration.transforms or any(hook.event.in_batch for hook in hooks))
-    if outside and not member.schedule.unconditional:
+    if member.unscheduled and not member.schedule.unconditional:
         message = (
             f"{member.identity} acts outside of batches alone, so its schedule ({member.schedule}) switches nothing"
         )
         fix = "leave out its start, end, every and p"
         remedies = (Set(member.identity, always),)
-        yield Fault("schedule-unused", message, fix, (member.identity,), hooks[0].event, remedies)
+        event = member.declaration.hooks[0].event
+        yield Fault("schedule-unused", message, fix, (member.identity,), event, remedies)
     for leaf in member.leaves:
         gives = {edit.gives for effect in leaf.declaration.transforms for edit in effect.edits.values() if edit.gives}
         if gives and (member.branches or not leaf.schedule.unconditional):

@@ -56,6 +56,12 @@ class Member:
         """Whether anything about it is drawn: its coin, its branch, or what its ``draw`` returns."""
         return self.schedule.p < 1 or bool(self.branches) or type(self.algorithm).draw is not Algorithm.draw
 
+    @property
+    def unscheduled(self) -> bool:
+        """Whether its schedule switches nothing, since it acts outside of batches alone."""
+        hooks = self.declaration.hooks
+        return bool(hooks) and not (self.declaration.transforms or any(hook.event.in_batch for hook in hooks))
+
     @cached_property
     def rank_free(self) -> bool:
         """Whether every rank gets the same draws: as declared, or because it edits what all ranks must hold alike."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from counterpoint.core.durations import Duration
@@ -48,10 +49,27 @@ class Schedule:
         >>> Schedule(end=10).meets(Schedule(start=10)), Schedule(every=2).meets(Schedule(start=1, every=2))
         (False, False)
         """
-        first = max(self.start, other.start)
-        ends = [end for end in (self.end, other.end) if end is not None]
-        last = min(min(ends, default=first + self.every * other.every), first + self.every * other.every)
-        return any(self.covers(step) and other.covers(step) for step in range(first, last))
+        return self.meeting(other) is not None
+
+    def meeting(self, other: Schedule) -> Schedule | None:
+        """Return the schedule of the batches on which both may act, without a coin; ``None`` if there is none.
+
+        By the Chinese remainder theorem: two rhythms meet if their starts are equal modulo the greatest common divisor
+        of the two, and from then on at their least common multiple.
+
+        >>> Schedule(every=4).meeting(Schedule(start=2, every=6))
+        Schedule(start=8, end=None, every=12, p=1.0)
+        """
+        divisor = math.gcd(self.every, other.every)
+        apart = other.start - self.start
+        if apart % divisor:
+            return None
+        period = other.every // divisor
+        turns = apart // divisor * pow(self.every // divisor, -1, period) % period
+        every, late = self.every * period, max(self.start, other.start)
+        first = late + (self.start + turns * self.every - late) % every
+        end = min((end for end in (self.end, other.end) if end is not None), default=None)
+        return None if end is not None and first >= end else Schedule(first, end, every)
 
     def __str__(self) -> str:
         parts = [f"from {self.start}ba" if self.start else "", f"until {self.end}ba" if self.end is not None else ""]

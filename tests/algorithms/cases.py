@@ -313,7 +313,7 @@ CASES: dict[str, tuple[Case, ...]] = {
     "one_of": (
         EditCase(OneOf(algorithms=[MixUp(alpha=1.0), CutMix()]), naive_choice(mixup=naive_mixup, cutmix=naive_cutmix)),
         EditCase(
-            OneOf(algorithms=[CutMix(id="small", alpha=3.0), CutOut(), MixUp()], weights=[1, 2, 0]),
+            OneOf(algorithms=[CutMix(id="small", alpha=3.0), CutOut(), MixUp()], weights=[1, 2, 1e-300]),
             naive_choice(small=naive_cutmix, cutout=naive_cutout(0.0), mixup=naive_mixup),
         ),
     ),

@@ -29,7 +29,7 @@ mixers = st.one_of(
     st.builds(
         OneOf,
         algorithms=st.tuples(mixups, cutmixes),
-        weights=st.tuples(st.integers(1, 3), st.integers(0, 3)).map(lambda pair: tuple(map(float, pair))),
+        weights=st.tuples(st.integers(1, 3), st.integers(1, 3)).map(lambda pair: tuple(map(float, pair))),
         p=coins,
     ),
 )

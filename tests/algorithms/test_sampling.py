@@ -281,7 +281,7 @@ class TestCoins:
 
 
 class TestChoices:
-    @pytest.mark.parametrize("weights", [None, [1, 3], [0.2, 0.8], [1000, 1], [0, 2]])
+    @pytest.mark.parametrize("weights", [None, [1, 3], [0.2, 0.8], [1000, 1], [1e-300, 2]])
     def test_frequency_by_weight(self, weights: list[float] | None) -> None:
         choice = OneOf(algorithms=[MixUp(), CutMix()], weights=weights)
         seen = Counter(drawn["one_of"] for drawn in acting([choice], 2000))
@@ -289,8 +289,11 @@ class TestChoices:
         assert stats.binomtest(seen["one_of.cutmix"], 2000, share).pvalue > DOUBT
         assert sum(seen.values()) == 2000
 
-    def test_a_weight_of_zero_is_never_chosen(self) -> None:
-        choice = OneOf(algorithms=[MixUp(), CutMix(), CutOut()], weights=[0, 1, 0])
+    def test_a_weight_of_zero_is_never_drawn(self) -> None:
+        assert {Rng(17, "zero", step).choice([0, 1, 0]) for step in range(500)} == {1}
+
+    def test_a_weight_of_hardly_anything_is_hardly_ever_chosen(self) -> None:
+        choice = OneOf(algorithms=[MixUp(), CutMix(), CutOut()], weights=[1e-300, 1, 1e-300])
         assert {drawn["one_of"] for drawn in acting([choice], 500)} == {"one_of.cutmix"}
 
     def test_three_branches(self) -> None:

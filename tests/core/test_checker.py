@@ -293,7 +293,10 @@ def test_a_plugin_that_cannot_be_used_is_a_fault_like_any_other() -> None:
 
 def test_every_code_has_a_test_here() -> None:
     folder = Path(__file__).parent
-    tested = "".join((folder / name).read_text() for name in ("test_checker.py", "test_order.py", "test_engine.py"))
+    tested = "".join(
+        (folder / name).read_text()
+        for name in ("test_checker.py", "test_order.py", "test_engine.py", "test_activity.py")
+    )
     elsewhere = {"bad-config", "loop-limit"}  # of the command line, and of the integrations
     assert [code for code in CODES.keys() - elsewhere if f'"{code}"' not in tested] == []
 

@@ -147,7 +147,7 @@ def test_after_hooks_run_only_when_the_span_ended_well() -> None:
 
 def test_a_method_may_run_the_closure_more_than_once() -> None:
     engine, model, inputs, targets = make(check([Twice()]))
-    once, plain, *_ = make(check([Scale(p=0.0)]))
+    once, plain, *_ = make(check([Scale(p=1e-300)]))
     train(engine, model, inputs, targets)
     assert LOG == ["closure", "closure"]
     LOG.clear()
@@ -357,7 +357,7 @@ def test_state_that_is_no_tensor_is_refused() -> None:
 
 
 def test_draws_of_the_batch_at_hand_can_be_printed() -> None:
-    engine, _, inputs, targets = make(check([MixUp(), Scale(p=0.0)]))
+    engine, _, inputs, targets = make(check([MixUp(), Scale(p=1e-300)]))
     with engine.batch(inputs, targets):
         assert set(engine.draws()) == {"mixup"}
     assert engine.draws() == {}

@@ -29,7 +29,7 @@ SCHEDULES: dict[str, tuple[Any, ...]] = {
     "start": ("0ba", "1ba", "0.25dur", "0.5ep"),
     "end": ("2ba", "3ba", "1ep", "0.75dur"),
     "every": (2, 3),
-    "p": (0.0, 0.3, 0.5, 0.8),
+    "p": (0.3, 0.5, 0.8),
 }
 
 
@@ -78,7 +78,7 @@ def choices(dice: Random, draft: Draft) -> dict[str, Any]:
             break
     if not branches.listed:
         branches.add(branch)
-    weights = [dice.choice([0, 1, 1, 2]) for _ in branches.listed] if dice.random() < 0.4 else None
+    weights = [dice.choice([0.25, 1, 1, 2]) for _ in branches.listed] if dice.random() < 0.4 else None
     return {"algorithms": branches.listed, "weights": weights}
 
 

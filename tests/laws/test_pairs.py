@@ -18,7 +18,11 @@ from tests.laws.tally import Tally
 from tests.laws.targets import targets_are_the_composition
 from tests.laws.training import accepted_or_refused, trains
 
-COMPONENTS = {**example_components(), "manifold_mixup": {"name": "manifold_mixup", "module": "stem"}}
+COMPONENTS = {
+    **example_components(),
+    "manifold_mixup": {"name": "manifold_mixup", "module": "stem"},
+    "swa": {"name": "swa"},
+}
 
 
 def case_of(*components: dict[str, Any], inputs: str) -> Composition:
