@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         transform,
     )
     from counterpoint.core.errors import (
+        ArgumentError,
         BrokenPluginError,
         CheckpointError,
         CompositionError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         EngineRequiredError,
         NonFiniteLossError,
         PluginError,
+        RepeatedStepWarning,
         RunDirectoryError,
         RunError,
         UnknownNameError,
@@ -127,6 +129,8 @@ __getattr__, __dir__ = lazy_names(
             "PluginError",
             "RunDirectoryError",
             "RunError",
+            "ArgumentError",
+            "RepeatedStepWarning",
             "UnknownNameError",
         ),
         "counterpoint.core.kinds": (
@@ -179,6 +183,7 @@ __all__ = [
     "TOKENS",
     "UNIT",
     "Algorithm",
+    "ArgumentError",
     "Axis",
     "Batch",
     "BatchSpec",
@@ -210,6 +215,7 @@ __all__ = [
     "OutputKind",
     "Plan",
     "PluginError",
+    "RepeatedStepWarning",
     "Rng",
     "RunDirectoryError",
     "RunError",

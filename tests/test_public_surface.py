@@ -31,6 +31,7 @@ from counterpoint.plugins import ALGORITHMS
 
 NAMES = [
     "Algorithm",
+    "ArgumentError",
     "Axis",
     "BATCH_SIZE",
     "BYTES",
@@ -77,6 +78,7 @@ NAMES = [
     "Plan",
     "PluginError",
     "REAL",
+    "RepeatedStepWarning",
     "Rng",
     "RunDirectoryError",
     "RunError",
@@ -131,7 +133,7 @@ COMPOSE = (
 )
 
 METHODS: dict[Callable[..., Any], str] = {
-    cp.Plan.__call__: "(self, inputs, targets, step, *, rank=None, donate=False)",
+    cp.Plan.__call__: "(self, inputs, targets, step, *, rank=None, donate=False, repeat=False)",
     cp.Plan.loss: "(self, outputs, targets)",
     cp.Plan.to_json: "(self)",
     cp.Engine.__init__: "(self, plan, *, model, optimizer=None, rank=None, update=None, predict=None)",
@@ -171,6 +173,7 @@ SETTINGS = {"start": "0ba", "end": None, "every": 1, "p": 1.0, "after": (), "bef
 GROUPS = {"counterpoint.algorithms", "counterpoint.losses", "counterpoint.models", "counterpoint.datasets"}
 
 ERRORS: dict[type[Exception], tuple[type[Exception], ...]] = {
+    cp.ArgumentError: (cp.CounterpointError, TypeError, ValueError),
     cp.DeclarationError: (cp.CounterpointError, TypeError),
     cp.CompositionError: (cp.CounterpointError, ValueError),
     cp.ConfigError: (cp.CounterpointError, ValueError),

@@ -7,9 +7,11 @@ from functools import cached_property
 
 from torch import Tensor
 
-from counterpoint.core.kinds import Kind
+from counterpoint.core.arguments import shown, whole_number
+from counterpoint.core.errors import ArgumentError
+from counterpoint.core.kinds import IMAGES, Kind
 
-__all__ = ["Batch", "BatchSpec", "Inputs"]
+__all__ = ["Batch", "BatchSpec", "Inputs", "checked_spec"]
 
 Inputs = Tensor | tuple[Tensor, ...]
 """What a caller may give as inputs: one tensor, or several that are edited alike."""
@@ -25,6 +27,19 @@ class BatchSpec:
     size: int
     shape: tuple[int, ...]
     num_classes: int | None = None
+
+
+def checked_spec(batch: object, inputs: Kind) -> BatchSpec:
+    """Return the facts of a batch of a kind of inputs; raises ``ArgumentError`` for anything else."""
+    if not isinstance(batch, BatchSpec):
+        raise ArgumentError(f"batch is {shown(batch)}; it is a counterpoint.BatchSpec, as BatchSpec(32, (3, 8, 8))")
+    if not isinstance(batch.shape, tuple):
+        raise ArgumentError(f"batch.shape is {shown(batch.shape)}; it is a tuple, the shape of the inputs of a sample")
+    if inputs in IMAGES and len(batch.shape) != 3:
+        raise ArgumentError(f"batch.shape is {batch.shape}; {inputs} inputs of a sample are (C, H, W)")
+    shape = tuple(whole_number("batch.shape", extent, low=1) for extent in batch.shape)
+    classes = None if batch.num_classes is None else whole_number("batch.num_classes", batch.num_classes, low=1)
+    return BatchSpec(whole_number("batch.size", batch.size, low=1), shape, classes)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,10 @@ class Compiled:
         self._variants: dict[_Key, _Variant] = {}
         self._works = True
 
+    def __getstate__(self) -> dict[str, object]:
+        # Another process may have a compiler where this one has none.
+        return {**self.__dict__, "_works": True}
+
     def run(self, batch: Batch, calls: Calls) -> Batch:
         """Return the batch after its edits."""
         acting = calls()
@@ -105,6 +109,10 @@ class _Variant:
         self._selects = selects
         self._chain: Callable[..., tuple[Tensor, Tensor]] | None = None
         self._names = ", ".join(call.edit.name for call in calls)
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy compiles its own function where this one has one, and so gives the same bits.
+        return {**self.__dict__, "_chain": None}
 
     def run(self, calls: Sequence[Call], batch: Batch) -> Batch:
         if self._chain is None:

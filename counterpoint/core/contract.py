@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from counterpoint.core.batch import Batch
-from counterpoint.core.effects import Contract, Form, HookEffect
+from counterpoint.core.effects import Contract, Form, HookEffect, Phase
 from counterpoint.core.errors import ContractError, DataError
+from counterpoint.core.generators import GeneratorWatch
 from counterpoint.core.intake import MASS_ERROR, check_masses, check_values, masses
 from counterpoint.core.kinds import DENSE, Axis, Field
+from counterpoint.core.progress import Progress
+from counterpoint.core.scope import Scope
 from counterpoint.core.sharding import local, reshard
 from counterpoint.core.steps import BatchStep
 
-__all__ = ["checksum", "watch_hook", "watch_restoring", "watch_step"]
+__all__ = ["checksum", "watch_hook", "watch_restoring", "watch_step", "watched_call"]
 
 
 def checksum(tensors: Iterable[Tensor]) -> bytes:
@@ -27,19 +31,26 @@ def checksum(tensors: Iterable[Tensor]) -> bytes:
     return digest.digest()
 
 
-def watch_step(contract: Contract, number: int, step: BatchStep, before: Batch) -> Callable[[Batch], None]:
-    """Return the check of a step against its declaration, for once it has run; it raises ``ContractError``.
+def watch_step(number: int, step: BatchStep, before: Batch, lent: Sequence[Tensor]) -> Callable[[Batch], None]:
+    """Return what checks a step against its declaration once it has run; raises ``ContractError``.
 
-    ``number`` counts device batches, ``before`` is the batch as the step gets it.
+    ``number`` counts device batches, ``before`` is the batch as the step gets it, ``lent`` are tensors of the caller's.
     """
-    memory = None
-    if contract is Contract.ALWAYS:
-        memory = {Field.INPUTS: checksum(before.all_inputs), Field.TARGETS: checksum([before.targets])}
+    memory = {part: checksum(tensors) for part, tensors in _kept(step, before).items()}
+    callers = [checksum([tensor]) for tensor in lent]
 
     def check(after: Batch) -> None:
         try:
-            _check_fields(step, before, after, memory)
-            _check_targets(step, before, after)
+            for part, tensors in _kept(step, before).items():
+                if checksum(tensors) != memory[part]:
+                    raise ContractError(
+                        f"it writes into the {part.value} that it was given; a step returns new tensors"
+                    )
+            if [checksum([tensor]) for tensor in lent] != callers:
+                raise ContractError("it writes into a tensor that the caller gave to the plan; a step returns new ones")
+            with torch.no_grad():
+                _check_fields(step, before, after)
+                _check_targets(step, before, after)
         except (ContractError, DataError) as error:
             lines = ", ".join(sorted({effect.where for effect in step.effects if effect.where}))
             declared = f"; the declaration is at {lines}" if lines else ""
@@ -48,15 +59,18 @@ def watch_step(contract: Contract, number: int, step: BatchStep, before: Batch) 
     return check
 
 
-def _check_fields(step: BatchStep, before: Batch, after: Batch, memory: dict[Field, bytes] | None) -> None:
+def _kept(step: BatchStep, before: Batch) -> dict[Field, tuple[Tensor, ...]]:
+    """Return the tensors that a step may not write to: targets, and inputs that the plan does not own."""
+    owned = before.writable and any(Field.INPUTS in effect.edits for effect in step.effects)
+    kept = {Field.INPUTS: before.all_inputs, Field.TARGETS: (before.targets,)}
+    return {part: tensors for part, tensors in kept.items() if not (owned and part is Field.INPUTS)}
+
+
+def _check_fields(step: BatchStep, before: Batch, after: Batch) -> None:
     for part, old_tensors, new_tensors in (
         (Field.INPUTS, before.all_inputs, after.all_inputs),
         (Field.TARGETS, (before.targets,), (after.targets,)),
     ):
-        edits = [effect.edits[part] for effect in step.effects if part in effect.edits]
-        owned = part is Field.INPUTS and before.writable and bool(edits)
-        if memory is not None and not owned and checksum(old_tensors) != memory[part]:
-            raise ContractError(f"it writes into the {part.value} that it was given; a step returns new tensors")
         for old, new in zip(old_tensors, new_tensors, strict=True):
             _check_edited(step, part, old, new)
             if len(new) != len(after.inputs):
@@ -135,6 +149,43 @@ def watch_restoring(contract: Contract, owner: str, effect: HookEffect, model: n
             )
 
     return check
+
+
+def watched_call(
+    contract: Contract, owner: str, effect: HookEffect, call: Callable[..., Any], progress: Progress
+) -> Callable[..., Any]:
+    """Return a hook before or after a span within a batch that is checked on its first batches, or on all.
+
+    It may not draw from a global generator, and may not write into a batch that it does not declare to write.
+    """
+    if contract is Contract.OFF or not effect.event.in_batch or effect.phase not in (Phase.BEFORE, Phase.AFTER):
+        return call
+    name = f"{owner}.{effect.method}"
+
+    def checked(state: object, scope: Scope) -> object:
+        if not progress.check(contract, (name,)):
+            return call(state, scope)
+        lent = _read_alone(effect, scope)
+        generators, memory = GeneratorWatch(), checksum(lent)
+        result = call(state, scope)
+        generators.check(name)
+        if checksum(lent) != memory:
+            raise ContractError(
+                f"{name} writes into the inputs or targets of the batch and does not declare it: add writes=... at "
+                f"{effect.where}"
+            )
+        return result
+
+    return checked
+
+
+def _read_alone(effect: HookEffect, scope: Scope) -> list[Tensor]:
+    """Return the tensors of a batch that a hook declares to read and not to write."""
+    if len(scope.concerned) != 1:
+        return []
+    batch = scope.concerned[0].batch
+    fields = {Field.INPUTS: batch.all_inputs, Field.TARGETS: (batch.targets,)}
+    return [tensor for part in effect.reads - effect.writes if part in fields for tensor in fields[part]]
 
 
 def _pass() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from counterpoint.core.events import Event
 from counterpoint.core.kinds import Axis, Claim, Field, Kind
 
-__all__ = ["Calls", "Contract", "Declaration", "Edit", "Form", "HookEffect", "Law", "Phase", "TransformEffect"]
+__all__ = ["Contract", "Declaration", "Edit", "Form", "HookEffect", "Law", "Phase", "TransformEffect"]
 
 
 class Form(IntEnum):
@@ -138,30 +138,17 @@ class TransformEffect:
         return any(edit.resizes for edit in self.edits.values())
 
 
-class Calls:
-    """Counts the batches that were edited since the start of this process."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def next(self) -> int:
-        """Return how many batches there were before this one."""
-        self._count += 1
-        return self._count - 1
-
-
 class Contract(StrEnum):
     """When steps and hooks are held to what they declare."""
 
     OFF = "off"
     FIRST_STEPS = "first_steps"
-    """On the first two batches of a run, and on the first two after every start: kinds, shapes, the mass of each
-    row, fields that are not declared."""
+    """On the first two batches of each step and hook after a start: see ``docs/the-loop.md`` for what is found."""
     ALWAYS = "always"
-    """On every batch, and by checksums, so that no write goes unseen: for tests."""
+    """On every batch, and with checksums of parameters and gradients around each hook: for tests."""
 
-    def holds(self, step: int) -> bool:
-        """Whether it looks at this device batch."""
+    def steps_alone(self, step: int) -> bool:
+        """Whether the steps of a compiled plan run one by one on the device batch of this number."""
         return self is Contract.ALWAYS or (self is Contract.FIRST_STEPS and step < 2)
 
 

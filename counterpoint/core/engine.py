@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from counterpoint.core.batch import Batch, Inputs
-from counterpoint.core.effects import Calls
 from counterpoint.core.errors import CounterpointError, RunError
 from counterpoint.core.events import Event
 from counterpoint.core.fired import Fired
@@ -71,7 +70,7 @@ class Engine:
         self._training = training = Training(model, optimizer)
         self._update, self._predict = update, predict or model
         self._opened = opened = OpenedBatches()
-        self._edited = Calls()
+        plan.progress.start()
         self._remembered = Remembered(plan.members, model)
         handlers = Handlers(plan, training, opened, self._remembered)
         self._loop = Loop(training, opened, handlers, Fired(handlers, opened), plan.contract)
@@ -149,7 +148,6 @@ class Engine:
             rank=self.rank,
             donate=donate,
             sample_losses=self._sample_losses,
-            since=self._edited.next(),
         )
         try:
             with self._opened.opened(self._activate(number, batch, draws)), self.span(Event.BATCH):
@@ -183,7 +181,7 @@ class Engine:
         acting = [member for member in self._hooked if dice.acts(member)]
         for member in acting:
             if member.identity not in draws:
-                draws[member.identity] = draw(member, batch.spec, dice)
+                draws[member.identity] = draw(self.plan, member, batch.spec, dice)
         return Opened(number, batch, draws, frozenset(member.identity for member in acting))
 
     def step(self, closure: Callable[[], Tensor], *, ran: Tensor | None = None) -> Tensor:

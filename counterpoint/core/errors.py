@@ -3,6 +3,7 @@
 ::
 
     CounterpointError
+    ├── ArgumentError         an argument is not what the function takes  (also a TypeError and a ValueError)
     ├── DeclarationError      a class declares its effects wrongly        (also a TypeError)
     ├── CompositionError      a list of methods does not fit              (also a ValueError)
     ├── ConfigError           what the user wrote in a config is wrong    (also a ValueError)
@@ -18,6 +19,9 @@
         ├── CheckpointError
         └── NonFiniteLossError
 
+    UserWarning
+    └── RepeatedStepWarning   a plan edits batches of the same step again
+
 The command line turns ``CompositionError``, ``ConfigError``, ``PluginError``, ``RunDirectoryError`` and a
 ``DataError`` found before training into exit code 2, and every other ``CounterpointError`` into exit code 1.
 """
@@ -26,12 +30,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from counterpoint.core.faults import Fault
 
 __all__ = [
+    "ArgumentError",
     "BrokenPluginError",
     "CheckpointError",
     "CompositionError",
@@ -44,6 +49,7 @@ __all__ = [
     "EngineRequiredError",
     "NonFiniteLossError",
     "PluginError",
+    "RepeatedStepWarning",
     "RunDirectoryError",
     "RunError",
     "UnknownNameError",
@@ -68,6 +74,21 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 class CounterpointError(Exception):
     """The root of every error that Counterpoint raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exception calls the class with its args, which are not what every error is made from.
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[CounterpointError], args: tuple[object, ...], state: dict[str, Any]) -> CounterpointError:
+    """Return an error from another process, or a copy of one, as it was."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
+
+class ArgumentError(CounterpointError, TypeError, ValueError):
+    """An argument of a function is not one that it takes."""
 
 
 class DeclarationError(CounterpointError, TypeError):
@@ -136,3 +157,7 @@ class CheckpointError(RunError):
 
 class NonFiniteLossError(RunError):
     """The loss became NaN or infinite."""
+
+
+class RepeatedStepWarning(UserWarning):
+    """A plan was called twice for the same step, with the same draws."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from counterpoint.core.contract import watch_hook
+from counterpoint.core.contract import watch_hook, watched_call
 from counterpoint.core.effects import Contract, Phase
 from counterpoint.core.events import Event
 from counterpoint.core.opened import Opened, OpenedBatches
@@ -60,7 +60,8 @@ class Handlers:
         self._contract, self._training, self._opened, self._remembered = plan.contract, training, opened, remembered
         self._hooks: dict[Event, list[Handler]] = {}
         for hook in plan.hooks:
-            handler = Handler(hook, getattr(hook.work.algorithm, hook.effect.method))
+            call = getattr(hook.work.algorithm, hook.effect.method)
+            handler = Handler(hook, watched_call(plan.contract, hook.name, hook.effect, call, plan.progress))
             self._hooks.setdefault(hook.effect.event, []).append(handler)
         self._known: dict[Event, dict[frozenset[str], Acting]] = {event: {} for event in self._hooks}
 

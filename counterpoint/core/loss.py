@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from counterpoint.core.effects import Contract
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import Claim, Kind
 
-__all__ = ["LossSpec", "OutputKind", "OutputsWatch"]
+__all__ = ["LossSpec", "OutputKind", "check_outputs"]
 
 
 def _any(outputs: Tensor) -> str:
@@ -64,19 +63,11 @@ class LossSpec:
     outputs: OutputKind | None = None
 
 
-class OutputsWatch:
-    """Holds the outputs of a model, in the first calls of a loss, to what the loss takes."""
-
-    def __init__(self) -> None:
-        self._calls = 0
-
-    def check(self, contract: Contract, loss: LossSpec, outputs: Tensor) -> None:
-        """Raise ``DataError`` for outputs of another kind; values are looked at on the CPU only."""
-        if loss.outputs is None or not contract.holds(self._calls) or torch.compiler.is_compiling():
-            return
-        self._calls += 1
-        if outputs.device.type == "cpu" and outputs.is_floating_point():
-            with torch.no_grad():
-                wrong = loss.outputs.wrong(outputs.detach())
-            if wrong:
-                raise DataError(f"the loss {loss.name} takes {loss.outputs.name}, and {wrong}: {loss.outputs.fix}")
+def check_outputs(loss: LossSpec, outputs: Tensor) -> None:
+    """Raise ``DataError`` for outputs that are not what a loss takes; values are looked at on the CPU only."""
+    if loss.outputs is None or outputs.device.type != "cpu" or not outputs.is_floating_point():
+        return
+    with torch.no_grad():
+        wrong = loss.outputs.wrong(outputs.detach())
+    if wrong:
+        raise DataError(f"the loss {loss.name} takes {loss.outputs.name}, and {wrong}: {loss.outputs.fix}")

@@ -9,23 +9,29 @@ from functools import cached_property
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import Tensor
 
-from counterpoint.core.batch import Batch, BatchSpec, Inputs
+from counterpoint.core.arguments import flag, whole_number
+from counterpoint.core.batch import Batch, BatchSpec, Inputs, checked_spec
 from counterpoint.core.conversions import Conversion
-from counterpoint.core.effects import Calls, Contract
+from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.facts import Facts
 from counterpoint.core.kinds import Field, Kind
-from counterpoint.core.loss import LossSpec, OutputsWatch
+from counterpoint.core.loss import LossSpec, check_outputs
 from counterpoint.core.member import Member
 from counterpoint.core.order import Pair
+from counterpoint.core.progress import Progress
 from counterpoint.core.steps import BatchStep, HookStep
 
 if TYPE_CHECKING:
     from counterpoint.core.compiled import Compiled
 
 __all__ = ["Plan"]
+
+_LOSS = "plan.loss"
+"""The name under which checks of the loss are counted; no algorithm has a dot in its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +59,7 @@ class Plan:
     loss_spec: LossSpec | None = None
     contract: Contract = Contract.FIRST_STEPS
     compiled: Compiled | None = None
-    _outputs: OutputsWatch = field(default_factory=OutputsWatch, repr=False)
-    _calls: Calls = field(default_factory=Calls, repr=False)
+    progress: Progress = field(default_factory=Progress, init=False, repr=False)
 
     def __repr__(self) -> str:
         """Return the plan in one line; ``str`` returns the explanation."""
@@ -91,6 +96,13 @@ class Plan:
         return tuple(found)
 
     @cached_property
+    def _varies(self) -> bool:
+        """Whether a batch step does something else at another step."""
+        works = [step.work for step in self.steps if isinstance(step.work, Member)]
+        members = [*works, *(leaf for work in works for leaf in work.leaves)]
+        return any(member.random or not member.schedule.unconditional for member in members)
+
+    @cached_property
     def _beyond_batches(self) -> tuple[str, ...]:
         """The names of what needs the loop, or the model."""
         asking = [step.name for step in self.steps if any(effect.sample_losses for effect in step.effects)]
@@ -98,16 +110,37 @@ class Plan:
 
     @overload
     def __call__(
-        self, inputs: Tensor, targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        step: int,
+        *,
+        rank: int | None = None,
+        donate: bool = False,
+        repeat: bool = False,
     ) -> tuple[Tensor, Tensor]: ...
 
     @overload
     def __call__(
-        self, inputs: tuple[Tensor, ...], targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
+        self,
+        inputs: tuple[Tensor, ...],
+        targets: Tensor,
+        step: int,
+        *,
+        rank: int | None = None,
+        donate: bool = False,
+        repeat: bool = False,
     ) -> tuple[tuple[Tensor, ...], Tensor]: ...
 
     def __call__(
-        self, inputs: Inputs, targets: Tensor, step: int, *, rank: int | None = None, donate: bool = False
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        step: int,
+        *,
+        rank: int | None = None,
+        donate: bool = False,
+        repeat: bool = False,
     ) -> tuple[Inputs, Tensor]:
         """Edit a device batch.
 
@@ -115,17 +148,24 @@ class Plan:
         number of this process (``None``: what torch.distributed says, else 0). ``donate=True`` allows the plan to edit
         ``inputs`` in place; otherwise a tensor of the caller's is never changed. ``inputs`` may also be a tuple of
         tensors of one kind, and of one shape where a method edits positions or channels: all are edited with the same
-        draws, and come back as a tuple. Raises ``EngineRequiredError`` if the plan has hooks, and ``DataError`` for a
-        batch that is not what was stated.
+        draws, and come back as a tuple. Raises ``EngineRequiredError`` if the plan has hooks, ``DataError`` for a batch
+        that is not what was stated, and ``ArgumentError`` for other arguments of a wrong type or value.
+
+        A plan that is called twice for a step of a rank says so once, as a ``RepeatedStepWarning``: a loop that forgets
+        to count gets the same draws for each batch. ``repeat=True`` is for calls that edit a step again on purpose.
         """
         if self._beyond_batches:
             raise EngineRequiredError(
                 f"this plan does more than edit batches ({', '.join(self._beyond_batches)}), which a call would drop: "
                 "use counterpoint.Engine(plan, model=model, optimizer=optimizer), or leave them out of the list"
             )
-        from counterpoint.core.run import edit
+        from counterpoint.core.run import edit, process_rank
 
-        batch, _ = edit(self, inputs, targets, step, rank=rank, donate=donate, since=self._calls.next())
+        number = whole_number("step", step)
+        own = process_rank() if rank is None else whole_number("rank", rank)
+        batch, _ = edit(self, inputs, targets, number, rank=own, donate=donate)
+        if not flag("repeat", repeat) and self._varies:
+            self.progress.call(number, own)
         return _as_given(inputs, batch), batch.targets
 
     @overload
@@ -154,23 +194,27 @@ class Plan:
         """
         if self.loss_spec is None:
             raise CounterpointError("this plan was composed without a loss: give compose a loss=")
-        self._outputs.check(self.contract, self.loss_spec, outputs)
+        if not torch.compiler.is_compiling() and self.progress.check(self.contract, (_LOSS,)):
+            check_outputs(self.loss_spec, outputs)
         return self.loss_spec.function(outputs, targets)
 
     def explain(self, *, pairs: bool = False) -> str:
         """Return the plan in words, at most 80 columns wide; with ``pairs``, the rule and reason for every pair."""
         from counterpoint.core.explain import explain
 
-        return explain(self, pairs=pairs)
+        return explain(self, pairs=flag("pairs", pairs))
 
     def draws(self, step: int, batch: BatchSpec, *, rank: int = 0) -> dict[str, Any]:
         """Return what every method that acts on a device batch draws for it, by its name in the plan.
 
-        ``step`` counts device batches; ``batch`` says how large it is. Of a choice the chosen branch is named.
+        ``step`` counts device batches; ``batch`` says how large it is. Of a choice the chosen branch is named. Raises
+        ``ArgumentError`` for arguments of a wrong type or value.
         """
         from counterpoint.core.run import draws
 
-        return draws(self, step, batch, rank)
+        return draws(
+            self, whole_number("step", step), checked_spec(batch, self.facts.inputs), whole_number("rank", rank)
+        )
 
     def to_data(self) -> dict[str, Any]:
         """Return everything that decides what the plan does, as plain data."""

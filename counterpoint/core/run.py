@@ -14,10 +14,10 @@ from torch import Tensor
 
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.calls import Call, Edit, run_calls
-from counterpoint.core.compiled import Compiled
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import DataError
+from counterpoint.core.generators import GeneratorWatch
 from counterpoint.core.gradients import check_tracked, gradient_mode
 from counterpoint.core.intake import check_batch, input_tensors
 from counterpoint.core.member import Member
@@ -74,14 +74,12 @@ def edit(
     rank: int | None = None,
     donate: bool = False,
     sample_losses: SampleLosses | None = None,
-    since: int | None = None,
 ) -> tuple[Batch, dict[str, Any]]:
     """Run the batch steps of a plan; return the edited batch and the draws of every member that acted.
 
     ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it. Steps compute in the dtypes
     that they are given, also within ``torch.autocast``, which is for the model, and so for ``sample_losses``. Gradients
-    are tracked where the batch requires them and are not disabled. ``since`` is the number of batches edited since the
-    start of this process (default: ``step``): a resumed run begins in its middle, and its first batches are checked.
+    are tracked where the batch requires them and are not disabled.
     """
     device = input_tensors(inputs)[0].device.type
     if sample_losses is not None and _is_autocast(device):
@@ -89,9 +87,8 @@ def edit(
     dice = Dice(plan.facts.seed, step, process_rank() if rank is None else rank)
     given = _given(plan, inputs, targets, donate=donate)
     editing = _Editing(plan, dice, given, sample_losses)
-    watched = plan.contract.holds(step if since is None else min(step, since))
     with gradient_mode(plan, given), _without_autocast(device):
-        return editing.run(watched=watched), editing.draws
+        return editing.run(), editing.draws
 
 
 def prepare(plan: Plan, inputs: Inputs, targets: Tensor) -> Batch:
@@ -123,35 +120,51 @@ class _Editing:
     def __init__(self, plan: Plan, dice: Dice, given: Batch, sample_losses: SampleLosses | None) -> None:
         self.draws: dict[str, Any] = {}
         self._plan, self._dice, self._given, self._sample_losses = plan, dice, given, sample_losses
+        self._generators: GeneratorWatch | None = None
 
-    def run(self, *, watched: bool) -> Batch:
-        """Run every step; ``watched`` checks each against its declaration.
+    def run(self) -> Batch:
+        """Run every step.
 
-        A compiled plan whose run was resumed is checked on a pass that is thrown away: the batch is then edited as it
-        was in the run that was not interrupted.
+        Which steps are compiled is decided by the number of the batch alone. A later one is checked on a pass that is
+        thrown away, so that a resumed run edits it as the run that was not interrupted.
         """
         tracked = torch.is_grad_enabled()
-        given = replace(self._given, writable=False) if tracked else self._given
-        compiled = None if tracked or self._plan.contract.holds(self._dice.step) else self._plan.compiled
-        if watched and compiled is not None:
-            self._run(replace(given, writable=False), None, watched=True, tracked=False)
-            watched = False
-        return self._run(given, compiled, watched=watched, tracked=tracked)
-
-    def _run(self, batch: Batch, compiled: Compiled | None, *, watched: bool, tracked: bool) -> Batch:
+        batch = replace(self._given, writable=False) if tracked else self._given
+        compiled = None if tracked or self._plan.contract.steps_alone(self._dice.step) else self._plan.compiled
         for together, steps in self._plan.stretches:
-            if together and compiled is not None:
-                batch = compiled.run(batch, partial(self._chain, steps, batch))
+            if not together or compiled is None:
+                batch = self._one_by_one(steps, batch)
                 continue
-            for planned, calls in zip(steps, self._by_step(steps, batch), strict=True):
-                watch = watch_step(self._plan.contract, self._dice.step, planned, batch) if watched else None
-                edited = run_calls(calls, batch)
-                if tracked:
-                    check_tracked(planned.name, batch, edited)
-                if watch is not None:
-                    watch(edited)
-                batch = edited
+            if self._due(steps, batch):
+                self._one_by_one(steps, replace(batch, writable=False))
+            batch = compiled.run(batch, partial(self._chain, steps, batch))
         return batch
+
+    def _one_by_one(self, steps: Sequence[BatchStep], batch: Batch) -> Batch:
+        for planned, calls in zip(steps, self._by_step(steps, batch), strict=True):
+            batch = self._step(planned, calls, batch)
+        return batch
+
+    def _due(self, steps: Sequence[BatchStep], batch: Batch) -> bool:
+        """Whether the contract checks one of these steps on this batch."""
+        calls = (call.edit.name for planned in steps for call in self._calls(planned, batch))
+        return self._plan.progress.due(self._plan.contract, calls)
+
+    def _step(self, planned: BatchStep, calls: Sequence[Call], batch: Batch) -> Batch:
+        """Run a step, and check it where the contract says so."""
+        if self._plan.progress.check(self._plan.contract, [call.edit.name for call in calls]):
+            self._generators = GeneratorWatch()
+            lent = () if self._given.writable else (*self._given.all_inputs, self._given.targets)
+            check = watch_step(self._dice.step, planned, batch, lent)
+            edited = run_calls(calls, batch)
+            check(edited)
+            self._generators.check(f"{planned.name}, at step {self._dice.step}: it")
+        else:
+            self._generators = None
+            edited = run_calls(calls, batch)
+        if torch.is_grad_enabled():
+            check_tracked(planned.name, batch, edited)
+        return edited
 
     def _chain(self, steps: Sequence[BatchStep], batch: Batch, *, everyone: bool = False) -> list[Call]:
         """Give the edits of the steps of a stretch, with their draws on the device of the batch."""
@@ -197,13 +210,19 @@ class _Editing:
     def _drawn(self, member: Member, spec: BatchSpec, *, keep: bool) -> Any:
         if member.identity in self.draws:
             return self.draws[member.identity]
-        drawn = draw(member, spec, self._dice)
+        drawn = draw(self._plan, member, spec, self._dice)
         if keep:
             self.draws[member.identity] = drawn
         return drawn
 
     def _with_losses(self, edit: Edit) -> Edit:
-        return replace(edit, function=partial(_with_losses, edit.function, cache(self._losses)))
+        return replace(edit, function=partial(_with_losses, edit.function, cache(partial(self._asked, edit.name))))
+
+    def _asked(self, name: str) -> Tensor:
+        """Return the losses of samples; the model may draw from global generators, and no method may."""
+        if self._generators is None:
+            return self._losses()
+        return self._generators.except_for(f"{name}, at step {self._dice.step}", self._losses)
 
     def view(self) -> Batch:
         """Run the steps that change kinds alone, on the batch as it was given."""
@@ -244,10 +263,16 @@ def draws(plan: Plan, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
             found[member.identity] = chosen.identity
             acting = [chosen, *acting] if dice.acts(chosen) else acting
         else:
-            found[member.identity] = draw(member, spec, dice)
+            found[member.identity] = draw(plan, member, spec, dice)
     return {identity: drawn for identity, drawn in found.items() if drawn is not None}
 
 
-def draw(member: Member, spec: BatchSpec, dice: Dice) -> Any:
-    """Return the draws of a member for one batch."""
-    return member.algorithm.draw(spec, dice.rng(member))
+def draw(plan: Plan, member: Member, spec: BatchSpec, dice: Dice) -> Any:
+    """Return the draws of a member for one batch; raises ``ContractError`` for draws from a global generator."""
+    name = f"{member.identity}.draw"
+    if not plan.progress.check(plan.contract, (name,)):
+        return member.algorithm.draw(spec, dice.rng(member))
+    watch = GeneratorWatch()
+    drawn = member.algorithm.draw(spec, dice.rng(member))
+    watch.check(f"{name}, at step {dice.step},")
+    return drawn

@@ -14,14 +14,15 @@ from counterpoint.losses.checks import (
     checked_reduction,
     common_dtype,
     element_count,
-    element_mean,
     require_float_labels,
     require_float_outputs,
     require_no_growth,
     require_same_shape,
+    sample_means,
     weighed_classes,
 )
 from counterpoint.losses.outputs import LOGITS, PROBABILITIES
+from counterpoint.losses.weights import WithWeights
 
 __all__ = [
     "binary_cross_entropy",
@@ -113,18 +114,13 @@ def spec_of_logits(loss: nn.BCEWithLogitsLoss) -> LossSpec:
     ['multi_hot']
     """
     reduction = checked_reduction(loss.reduction)
-
-    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
-        return binary_cross_entropy_with_logits(
-            outputs, targets, weight=loss.weight, pos_weight=loss.pos_weight, reduction=reduction
-        )
-
+    run = WithWeights(binary_cross_entropy_with_logits, loss, ("weight", "pos_weight"))
     return LossSpec(
         name=type(loss).__name__,
         function=partial(run, reduction=reduction),
         accepts=frozenset({MULTI_HOT}),
         denominator=element_count if reduction == "mean" else None,
-        each=lambda outputs, targets: element_mean(run(outputs, targets, "none")),
+        each=partial(sample_means, run),
         classes=weighed_classes(loss.weight, loss.pos_weight),
         outputs=LOGITS,
     )
@@ -139,16 +135,13 @@ def spec_of_probabilities(loss: nn.BCELoss) -> LossSpec:
     ['multi_hot']
     """
     reduction = checked_reduction(loss.reduction)
-
-    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
-        return binary_cross_entropy(outputs, targets, weight=loss.weight, reduction=reduction)
-
+    run = WithWeights(binary_cross_entropy, loss, ("weight",))
     return LossSpec(
         name=type(loss).__name__,
         function=partial(run, reduction=reduction),
         accepts=frozenset({MULTI_HOT}),
         denominator=element_count if reduction == "mean" else None,
-        each=lambda outputs, targets: element_mean(run(outputs, targets, "none")),
+        each=partial(sample_means, run),
         classes=weighed_classes(loss.weight),
         outputs=PROBABILITIES,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
@@ -19,6 +20,7 @@ __all__ = [
     "require_float_outputs",
     "require_no_growth",
     "require_same_shape",
+    "sample_means",
     "weighed_classes",
 ]
 
@@ -64,6 +66,11 @@ def element_mean(losses: Tensor) -> Tensor:
     tensor([2., 5.])
     """
     return losses.unsqueeze(-1).flatten(1).mean(1)
+
+
+def sample_means(run: Callable[..., Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of each sample, (N): the mean of what ``run`` gives for its elements."""
+    return element_mean(run(outputs, targets, reduction="none"))
 
 
 def weighed_classes(*weights: Tensor | None) -> int | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from counterpoint.core.errors import DataError
 from counterpoint.losses.checks import checked_reduction, common_dtype, require_float_labels, require_float_outputs
 
-__all__ = ["along_classes", "each_sample", "mass", "reduced", "require_dense", "total"]
+__all__ = ["along_classes", "each_sample", "mass", "reduced", "require_dense", "sample_losses", "total"]
 
 
 def require_dense(outputs: Tensor, targets: Tensor, weight: Tensor | None, loss: str) -> None:
@@ -76,3 +78,8 @@ def each_sample(losses: Tensor, masses: Tensor) -> Tensor:
     """
     summed, counted = (values.unsqueeze(-1).flatten(1).sum(1) for values in (losses, masses))
     return summed / counted.masked_fill(counted == 0, 1)
+
+
+def sample_losses(run: Callable[..., Tensor], ignore_index: int, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss of each sample, (N), by ``each_sample``, of ``run(outputs, targets, reduction="none")``."""
+    return each_sample(run(outputs, targets, reduction="none"), mass(targets, ignore_index))

@@ -12,8 +12,9 @@ from counterpoint.core.errors import ConfigError
 from counterpoint.core.kinds import DENSE, INDEX, SMOOTHING
 from counterpoint.core.loss import LossSpec
 from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
-from counterpoint.losses.classes import along_classes, each_sample, mass, reduced, require_dense, total
+from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
 from counterpoint.losses.outputs import LOGITS
+from counterpoint.losses.weights import WithWeights
 
 __all__ = ["cross_entropy", "dense_cross_entropy", "spec_of"]
 
@@ -137,25 +138,16 @@ def spec_of(loss: nn.CrossEntropyLoss) -> LossSpec:
     smoothing = _checked_smoothing(loss.label_smoothing)
     reduction = checked_reduction(loss.reduction)
     ignore_index = loss.ignore_index
-
-    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
-        return cross_entropy(
-            outputs,
-            targets,
-            weight=loss.weight,
-            ignore_index=ignore_index,
-            label_smoothing=smoothing,
-            reduction=reduction,
-        )
-
+    bound = partial(cross_entropy, ignore_index=ignore_index, label_smoothing=smoothing)
+    run, averages = WithWeights(bound, loss, ("weight",)), reduction == "mean"
     return LossSpec(
         name=type(loss).__name__,
         function=partial(run, reduction=reduction),
         accepts=frozenset({INDEX, DENSE}),
         claims=(SMOOTHING.of(smoothing),) if smoothing > 0 else (),
         ignore_index=ignore_index,
-        denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
-        each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
+        denominator=WithWeights(partial(total, ignore_index=ignore_index), loss, ("weight",)) if averages else None,
+        each=partial(sample_losses, run, ignore_index),
         classes=None if loss.weight is None else loss.weight.numel(),
         outputs=LOGITS,
     )

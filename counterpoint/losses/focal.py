@@ -18,13 +18,14 @@ from counterpoint.losses.checks import (
     checked_reduction,
     common_dtype,
     element_count,
-    element_mean,
     require_float_labels,
     require_float_outputs,
     require_same_shape,
+    sample_means,
 )
-from counterpoint.losses.classes import along_classes, each_sample, mass, reduced, require_dense, total
+from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
 from counterpoint.losses.outputs import LOGITS
+from counterpoint.losses.weights import WithWeights
 
 __all__ = ["BinaryFocalLoss", "FocalLoss", "binary_focal_loss", "focal_loss", "spec_of", "spec_of_binary"]
 
@@ -193,19 +194,15 @@ def spec_of(loss: FocalLoss) -> LossSpec:
     ['dense', 'index']
     """
     gamma, ignore_index, reduction = loss.gamma, loss.ignore_index, loss.reduction
-
-    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
-        return focal_loss(
-            outputs, targets, gamma=gamma, weight=loss.weight, ignore_index=ignore_index, reduction=reduction
-        )
-
+    run = WithWeights(partial(focal_loss, gamma=gamma, ignore_index=ignore_index), loss, ("weight",))
+    averages = reduction == "mean"
     return LossSpec(
         name=type(loss).__name__,
         function=partial(run, reduction=reduction),
         accepts=frozenset({INDEX, DENSE}),
         ignore_index=ignore_index,
-        denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
-        each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
+        denominator=WithWeights(partial(total, ignore_index=ignore_index), loss, ("weight",)) if averages else None,
+        each=partial(sample_losses, run, ignore_index),
         classes=None if loss.weight is None else loss.weight.numel(),
         outputs=LOGITS,
     )
@@ -223,7 +220,7 @@ def spec_of_binary(loss: BinaryFocalLoss) -> LossSpec:
         function=partial(run, reduction=loss.reduction),
         accepts=frozenset({MULTI_HOT}),
         denominator=element_count if loss.reduction == "mean" else None,
-        each=lambda outputs, targets: element_mean(run(outputs, targets, reduction="none")),
+        each=partial(sample_means, run),
         outputs=LOGITS,
     )
 

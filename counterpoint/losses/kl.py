@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -75,19 +76,18 @@ def spec_of(loss: nn.KLDivLoss) -> LossSpec:
         )
     reduction = _checked(loss.reduction)
     denominators: dict[Division, Callable[[Tensor], Tensor]] = {"mean": element_count, "batchmean": _sample_count}
-
-    def each(outputs: Tensor, targets: Tensor) -> Tensor:
-        losses = kl_divergence(outputs, targets, reduction="none").sum(1)
-        return each_sample(losses, mass(targets))
-
     return LossSpec(
         name=type(loss).__name__,
-        function=lambda outputs, targets: kl_divergence(outputs, targets, reduction=reduction),
+        function=partial(kl_divergence, reduction=reduction),
         accepts=frozenset({DENSE}),
         denominator=denominators.get(reduction),
-        each=each,
+        each=_each,
         outputs=LOG_PROBABILITIES,
     )
+
+
+def _each(outputs: Tensor, targets: Tensor) -> Tensor:
+    return each_sample(kl_divergence(outputs, targets, reduction="none").sum(1), mass(targets))
 
 
 def _checked(reduction: str) -> Division:

@@ -10,8 +10,9 @@ from torch.nn import functional
 from counterpoint.core.kinds import DENSE, INDEX
 from counterpoint.core.loss import LossSpec
 from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
-from counterpoint.losses.classes import along_classes, each_sample, mass, reduced, require_dense, total
+from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
 from counterpoint.losses.outputs import LOG_PROBABILITIES
+from counterpoint.losses.weights import WithWeights
 
 __all__ = ["dense_nll", "nll", "spec_of"]
 
@@ -101,17 +102,14 @@ def spec_of(loss: nn.NLLLoss) -> LossSpec:
     """
     reduction = checked_reduction(loss.reduction)
     ignore_index = loss.ignore_index
-
-    def run(outputs: Tensor, targets: Tensor, reduction: Reduction) -> Tensor:
-        return nll(outputs, targets, weight=loss.weight, ignore_index=ignore_index, reduction=reduction)
-
+    run, averages = WithWeights(partial(nll, ignore_index=ignore_index), loss, ("weight",)), reduction == "mean"
     return LossSpec(
         name=type(loss).__name__,
         function=partial(run, reduction=reduction),
         accepts=frozenset({INDEX, DENSE}),
         ignore_index=ignore_index,
-        denominator=(lambda targets: total(targets, loss.weight, ignore_index)) if reduction == "mean" else None,
-        each=lambda outputs, targets: each_sample(run(outputs, targets, "none"), mass(targets, ignore_index)),
+        denominator=WithWeights(partial(total, ignore_index=ignore_index), loss, ("weight",)) if averages else None,
+        each=partial(sample_losses, run, ignore_index),
         classes=None if loss.weight is None else loss.weight.numel(),
         outputs=LOG_PROBABILITIES,
     )

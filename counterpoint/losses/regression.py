@@ -15,10 +15,10 @@ from counterpoint.losses.checks import (
     checked_reduction,
     common_dtype,
     element_count,
-    element_mean,
     require_float_labels,
     require_float_outputs,
     require_same_shape,
+    sample_means,
 )
 
 __all__ = ["absolute_error", "spec_of_absolute", "spec_of_squared", "squared_error"]
@@ -91,7 +91,7 @@ def _spec(loss: nn.MSELoss | nn.L1Loss, error: Callable[..., Tensor]) -> LossSpe
         function=partial(error, reduction=reduction),
         accepts=frozenset({REAL}),
         denominator=element_count if reduction == "mean" else None,
-        each=lambda outputs, targets: element_mean(error(outputs, targets, reduction="none")),
+        each=partial(sample_means, error),
     )
 
 
