@@ -238,7 +238,10 @@ class BlurPool(Algorithm[None], name="blurpool"):
     convolutions: bool = Field(default=True, description="blurs the inputs of strided convolutions")
     max_pools: bool = Field(default=True, description="blurs the outputs of strided max pooling")
     min_channels: int = Field(
-        default=16, ge=1, description="a convolution of fewer input channels, such as a first layer, stays as it is"
+        default=16,
+        ge=1,
+        le=10**9,
+        description="a convolution of fewer input channels, such as a first layer, stays as it is",
     )
 
     def misfits(self, model: nn.Module) -> Iterable[Fault]:

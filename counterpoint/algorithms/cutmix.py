@@ -120,7 +120,9 @@ class CutMix(Algorithm[Pasting], name="cutmix"):
     https://arxiv.org/abs/1905.04899
     """
 
-    alpha: float = Field(default=1.0, ge=0, description="both parameters of Beta(alpha, alpha); 0 pastes nothing")
+    alpha: float = Field(
+        default=1.0, ge=0, le=1e12, description="both parameters of Beta(alpha, alpha); 0 pastes nothing"
+    )
     per_sample: bool = Field(default=False, description="a box for each sample, instead of one for the batch")
 
     def draw(self, batch: BatchSpec, rng: Rng) -> Pasting:

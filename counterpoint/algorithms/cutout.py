@@ -94,9 +94,11 @@ class CutOut(Algorithm[Tensor], name="cutout"):
     """
 
     length: float = Field(default=0.5, gt=0, le=1, description="side of a hole, as a share of the image's shorter side")
-    num_holes: int = Field(default=1, ge=1, description="holes in each image")
+    num_holes: int = Field(default=1, ge=1, le=10_000, description="holes in each image")
     per_sample: bool = Field(default=True, description="holes for each sample, instead of the same ones for the batch")
-    fill: float = Field(default=0.0, description="the constant; 0 is the mean only of normalised images")
+    fill: float = Field(
+        default=0.0, ge=-1e30, le=1e30, description="the constant; 0 is the mean only of normalised images"
+    )
     space: Literal["bytes", "unit", "normalized"] | None = Field(
         default=None, description="the scale in which fill is meant; by default that of the inputs, whatever it is"
     )

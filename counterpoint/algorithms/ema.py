@@ -39,7 +39,7 @@ class EMA(WeightAverage, name="ema"):
     https://doi.org/10.1137/0330046
     """
 
-    half_life: float = Field(default=100.0, gt=0, description="batches after which a weight counts half")
+    half_life: float = Field(default=100.0, gt=0, le=1e12, description="batches after which a weight counts half")
     decay: float | None = Field(default=None, ge=0, lt=1, description="decay of each update, instead of half_life")
     warmup: bool = Field(default=True, description="lets the decay of update t be at most (1 + t) / (10 + t)")
 

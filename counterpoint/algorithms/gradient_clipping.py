@@ -28,7 +28,7 @@ class GradientClipping(Algorithm[None], name="gradient_clipping"):
     """
 
     by: Literal["norm", "value"] = Field(default="norm", description="what is bounded")
-    threshold: float = Field(default=1.0, gt=0, description="largest norm, or largest absolute value")
+    threshold: float = Field(default=1.0, gt=0, le=1e30, description="largest norm, or largest absolute value")
 
     @before(Event.UPDATE, reads="optimizer", writes="gradients")
     def clip(self, state: None, scope: Scope) -> None:

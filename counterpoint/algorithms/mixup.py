@@ -100,7 +100,9 @@ class MixUp(Algorithm[Mixing], name="mixup"):
     Zhang et al., mixup: Beyond Empirical Risk Minimization, ICLR 2018, https://arxiv.org/abs/1710.09412
     """
 
-    alpha: float = Field(default=0.2, ge=0, description="both parameters of Beta(alpha, alpha); 0 mixes nothing")
+    alpha: float = Field(
+        default=0.2, ge=0, le=1e12, description="both parameters of Beta(alpha, alpha); 0 mixes nothing"
+    )
 
     def draw(self, batch: BatchSpec, rng: Rng) -> Mixing:
         """Draw the share and the partners."""

@@ -112,10 +112,10 @@ class Normalize(Algorithm[None], name="normalize"):
     (0.485, 0.456, 0.406)
     """
 
-    mean: Annotated[tuple[float, ...], BeforeValidator(_as_tuple)] = Field(
+    mean: Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], BeforeValidator(_as_tuple)] = Field(
         min_length=1, description="mean of each channel, or one for all, of images from 0 to 1"
     )
-    std: Annotated[tuple[Annotated[float, Field(gt=0)], ...], BeforeValidator(_as_tuple)] = Field(
+    std: Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...], BeforeValidator(_as_tuple)] = Field(
         min_length=1, description="standard deviation of each channel, or one for all, of images from 0 to 1"
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(

@@ -29,7 +29,7 @@ class OneOf(Algorithm[None], name="one_of"):
     algorithms: Annotated[tuple[Component, ...], BeforeValidator(_as_tuple)] = Field(
         min_length=1, description="the methods to choose from"
     )
-    weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...] | None, BeforeValidator(_as_tuple)] = Field(
+    weights: Annotated[tuple[Annotated[float, Field(ge=0, le=1e30)], ...] | None, BeforeValidator(_as_tuple)] = Field(
         default=None, description="how often each is chosen, relative to the others; equal by default"
     )
 

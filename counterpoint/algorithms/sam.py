@@ -89,7 +89,7 @@ class SAM(Algorithm[None], name="sam"):
     https://arxiv.org/abs/2010.01412
     """
 
-    rho: float = Field(default=0.05, ge=0, description="radius of the perturbation")
+    rho: float = Field(default=0.05, ge=0, le=1e6, description="radius of the perturbation")
     adaptive: bool = Field(default=False, description="makes the radius grow with each weight (ASAM)")
 
     @replace(Event.STEP, reads="optimizer", writes=("parameters", "gradients"), claims=OPTIMIZER_STEP)

@@ -61,7 +61,7 @@ class SelectiveBackprop(Algorithm[Tensor], name="selective_backprop"):
         default="sample", description="sample: draws them, the harder the likelier; top: takes the hardest"
     )
     beta: float | None = Field(
-        default=None, ge=0, description="how strongly the loss counts when drawing; 1 / keep - 1 if not given"
+        default=None, ge=0, le=1e6, description="how strongly the loss counts when drawing; 1 / keep - 1 if not given"
     )
 
     @property

@@ -138,7 +138,9 @@ class TrivialAugment(Algorithm[Augmenting], name="trivial_augment"):
     tasks = frozenset({"multiclass", "multilabel", "regression"})
 
     space: Literal["standard", "wide"] = Field(default="wide", description="how strong the operations are at most")
-    strengths: int = Field(default=31, ge=2, description="number of strengths, evenly spaced from none to the most")
+    strengths: int = Field(
+        default=31, ge=2, le=10_000, description="number of strengths, evenly spaced from none to the most"
+    )
 
     def draw(self, batch: BatchSpec, rng: Rng) -> Augmenting:
         """Draw an operation and its magnitude for each image, and group the images by operation."""

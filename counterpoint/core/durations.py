@@ -12,7 +12,8 @@ from pydantic_core import CoreSchema, core_schema
 
 __all__ = ["Duration"]
 
-_FORM = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(ep|ba|dur)")
+_FORM = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)(ep|ba|dur)")
+_LONGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Duration:
         value, unit = float(match[1]), match[2]
         if not math.isfinite(value):
             raise ValueError(f"{text!r} is not finite")
+        if value > _LONGEST:
+            raise ValueError(f"{text!r} is longer than any run; write '1e12{unit}' at most")
         if unit == "ba" and not value.is_integer():
             raise ValueError(f"{text!r}: batches are whole; write '{round(value)}ba'")
         if unit == "dur" and value > 1:

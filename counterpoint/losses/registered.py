@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 # Strict everywhere else, but a list in a config must become a tuple here.
-Weights = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(strict=False, min_length=1)]
+Weights = Annotated[tuple[Annotated[float, Field(ge=0, le=1e12)], ...], Field(strict=False, min_length=1)]
 
 
 class _Settings(BaseModel):
@@ -44,7 +44,9 @@ class CrossEntropy(_RegisteredLoss):
     """
 
     weight: Weights | None = Field(default=None, description="a factor for each class, 0 or above; none: all 1")
-    ignore_index: int = Field(default=-100, description="the class index whose positions do not count")
+    ignore_index: int = Field(
+        default=-100, ge=-(2**63), lt=2**63, description="the class index whose positions do not count"
+    )
     label_smoothing: float = Field(
         default=0.0, ge=0, le=1, description="share of each target spread evenly over the classes, 0 to 1"
     )
@@ -86,7 +88,9 @@ class NegativeLogLikelihood(_RegisteredLoss):
     """
 
     weight: Weights | None = Field(default=None, description="a factor for each class, 0 or above; none: all 1")
-    ignore_index: int = Field(default=-100, description="the class index whose positions do not count")
+    ignore_index: int = Field(
+        default=-100, ge=-(2**63), lt=2**63, description="the class index whose positions do not count"
+    )
 
     def build(self) -> nn.Module:
         """Return a ``torch.nn.NLLLoss`` with these settings."""
@@ -117,9 +121,13 @@ class Focal(_RegisteredLoss):
     FocalLoss()
     """
 
-    gamma: float = Field(default=2.0, ge=0, description="how much less the likely classes count; 0 is cross-entropy")
+    gamma: float = Field(
+        default=2.0, ge=0, le=1e3, description="how much less the likely classes count; 0 is cross-entropy"
+    )
     weight: Weights | None = Field(default=None, description="a factor for each class, 0 or above; none: all 1")
-    ignore_index: int = Field(default=-100, description="the class index whose positions do not count")
+    ignore_index: int = Field(
+        default=-100, ge=-(2**63), lt=2**63, description="the class index whose positions do not count"
+    )
 
     def build(self) -> nn.Module:
         """Return a ``counterpoint.losses.FocalLoss`` with these settings."""
@@ -135,7 +143,7 @@ class BinaryFocal(_RegisteredLoss):
     BinaryFocalLoss()
     """
 
-    gamma: float = Field(default=2.0, ge=0, description="how much less the likely labels count; 0: all alike")
+    gamma: float = Field(default=2.0, ge=0, le=1e3, description="how much less the likely labels count; 0: all alike")
     alpha: float | None = Field(
         default=None,
         ge=0,

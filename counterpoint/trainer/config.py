@@ -14,10 +14,13 @@ from counterpoint.losses.registered import CrossEntropy
 from counterpoint.trainer.components import DEFAULTS, ComponentOf
 from counterpoint.trainer.explain import explain
 from counterpoint.trainer.optim import SGD, Constant, OptimizerConfig, SchedulerConfig
+from counterpoint.trainer.paths import FolderPath
 
 __all__ = ["RunConfig"]
 
-_Algorithms = Annotated[tuple[Annotated[Algorithm[Any], ComponentOf("algorithms")], ...], Field(strict=False)]
+_Algorithms = Annotated[
+    tuple[Annotated[Algorithm[Any], ComponentOf("algorithms")], ...], Field(strict=False, max_length=100)
+]
 _Tracker = Literal["aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"]
 _Trackers = Annotated[tuple[_Tracker, ...], Field(strict=False)]
 _Packages = Annotated[tuple[Annotated[str, Field(strict=True, min_length=1)], ...], Field(strict=False)]
@@ -59,13 +62,15 @@ class RunConfig(BaseModel):
     )
     max_duration: Duration = Field(description="length of the run, in epochs or batches")
     algorithms: _Algorithms = Field(default=(), description="the training methods")
-    run_dir: str | None = Field(default=None, min_length=1, description="the folder that the run is written to")
+    run_dir: FolderPath | None = Field(default=None, min_length=1, description="the folder that the run is written to")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="in which the model computes")
-    accumulate: int = Field(default=1, ge=1, description="microbatches that a device batch is split into")
+    accumulate: int = Field(default=1, ge=1, le=10**9, description="microbatches that a device batch is split into")
     compile: bool = Field(default=False, description="compile the steps that edit batches into one function")
     eval_every: Duration = Field(default=Duration(1.0, "ep"), description="how often the model is evaluated")
     checkpoint_every: Duration = Field(default=Duration(1.0, "ep"), description="how often a checkpoint is written")
-    workers: int = Field(default=0, ge=0, description="processes that load data; 0 loads in the training process")
+    workers: int = Field(
+        default=0, ge=0, le=10**6, description="processes that load data; 0 loads in the training process"
+    )
     strict_order: bool = Field(default=False, description="refuse a composition whose order only the list decides")
     trackers: _Trackers = Field(default=(), description="experiment trackers that are told of the run, by Accelerate")
     plugins: _Packages = Field(default=(), description="packages that must be installed for this config")

@@ -19,6 +19,7 @@ from counterpoint.core.rng import Rng
 from counterpoint.trainer.classes import Classes, list_classes
 from counterpoint.trainer.crops import Box, centre_box, random_box, shift, to_bytes, to_tensor
 from counterpoint.trainer.images import Reading, find_broken, list_broken, open_image, refuse_broken
+from counterpoint.trainer.paths import FolderPath
 from counterpoint.trainer.spec import Component, DataModule, DatasetConfig, DataSpec, Example, RandomDataset
 
 __all__ = ["Component", "DataModule", "DataSpec", "DatasetConfig", "Digits", "ImageFolder", "RandomDataset"]
@@ -27,8 +28,8 @@ DIGITS_MEAN, DIGITS_STD = 0.30538, 0.37612
 _DIGITS_EVALUATION = 360
 
 # YAML gives lists where these are tuples; their numbers stay strict.
-_Number = Annotated[float, Field(strict=True)]
-_Positive = Annotated[float, Field(strict=True, gt=0)]
+_Number = Annotated[float, Field(strict=True, ge=-1e6, le=1e6)]
+_Positive = Annotated[float, Field(strict=True, ge=1e-6, le=1e6)]
 _Pair = Annotated[tuple[_Positive, _Positive], Field(strict=False)]
 _Share = Annotated[float, Field(strict=True, ge=0, le=1)]
 _Colour = Annotated[tuple[_Share, _Share, _Share], Field(strict=False)]
@@ -103,17 +104,17 @@ class ImageFolder(DatasetConfig):
     data is built, and broken ones are left out, counted and named.
     """
 
-    root: str = Field(min_length=1, description="the folder that holds the two below")
-    train: str = Field(default="train", min_length=1, description="folder of the training images in root")
-    evaluation: str = Field(default="val", min_length=1, description="folder of the evaluation images in root")
-    size: int = Field(default=224, ge=1, description="side of the images that the model gets, in pixels")
+    root: FolderPath = Field(min_length=1, description="the folder that holds the two below")
+    train: FolderPath = Field(default="train", min_length=1, description="folder of the training images in root")
+    evaluation: FolderPath = Field(default="val", min_length=1, description="folder of the evaluation images in root")
+    size: int = Field(default=224, ge=1, le=8_192, description="side of the images that the model gets, in pixels")
     augment: Literal["resized_crop", "shift", "none"] = Field(default="resized_crop", description="what is random")
     flip: float = Field(default=0.5, ge=0, le=1, description="probability of a flip from left to right in training")
     scale: _Pair = Field(default=(0.08, 1.0), description="resized_crop: smallest and largest share of the area")
     ratio: _Pair = Field(default=(3 / 4, 4 / 3), description="resized_crop: smallest and largest width / height")
-    padding: int = Field(default=4, ge=0, description="shift: largest shift each way, in pixels")
+    padding: int = Field(default=4, ge=0, le=8_192, description="shift: largest shift each way, in pixels")
     evaluation_crop: float = Field(
-        default=0.875, gt=0, le=1, description="evaluation: side of the square in the middle"
+        default=0.875, ge=1e-3, le=1, description="evaluation: side of the square in the middle"
     )
     mean: _Mean = Field(
         default=(0.485, 0.456, 0.406), description="of each channel, from 0 to 1, for the plan; ImageNet's by default"
@@ -125,7 +126,10 @@ class ImageFolder(DatasetConfig):
         default=(1.0, 1.0, 1.0), description="colour behind transparent parts, each channel from 0 to 1"
     )
     white: float | None = Field(
-        default=None, gt=0, description="the number of white in images of 16-bit or 32-bit numbers; none: by the format"
+        default=None,
+        gt=0,
+        le=1e30,
+        description="the number of white in images of 16-bit or 32-bit numbers; none: by the format",
     )
     broken: Literal["refuse", "skip"] = Field(default="refuse", description="what happens to images that are broken")
 

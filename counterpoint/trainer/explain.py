@@ -14,11 +14,13 @@ from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
 from counterpoint.core.member import MEND_PACKAGE, OTHER_NAME, named
 from counterpoint.trainer.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
-from counterpoint.trainer.settings import settings_of
+from counterpoint.trainer.settings import far_limit, settings_of
 
 __all__ = ["config_error", "explain", "plain_fault"]
 
 Place = tuple[int | str, ...]
+
+_MOST, _LONGEST = 50, 100
 WAYS = {
     UNKNOWN_NAME: ("unknown-algorithm", ""),
     BROKEN_PLUGIN: ("broken-plugin", MEND_PACKAGE),
@@ -44,7 +46,9 @@ def explain(
     """
     found = error.errors(include_url=False)
     causes = [details for details in found if not _follows(details, found)]
-    faults = tuple(dict.fromkeys(_fault(details, config, tree, overrides) for details in causes))
+    faults = list(dict.fromkeys(_fault(details, config, tree, overrides) for details in causes[:_MOST]))
+    if len(causes) > _MOST:
+        faults.append(Fault("bad-setting", f"{len(causes) - _MOST} faults more", "see to those above, and check again"))
     return config_error(source, faults)
 
 
@@ -82,7 +86,7 @@ def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, An
     place = _within(details["loc"], tree)
     if details["type"] == "missing":
         place = (*_within(details["loc"][:-1], tree), details["loc"][-1])
-    key = ".".join(map(str, place))
+    key = ".".join(map(_plain, place))
     value = "" if details["type"] in ("missing", "invalid_key") else _shown(details["input"])
     code, said, fix = _told(details, place, _owner(place, config, tree))
     listed = tree["algorithms"] if place[0] == "algorithms" and len(place) > 1 else []
@@ -104,6 +108,8 @@ def _told(details: ErrorDetails, place: Place, owner: Owner) -> tuple[str, str, 
         return code if anywhere else "bad-setting", details["msg"], way or _names(role)
     if kind == "missing":
         return "bad-setting", "is missing", f"write {setting.allowed}" if setting else "write it"
+    if far := far_limit(details.get("ctx", {})):
+        return "bad-setting", "is not allowed", f"write a number {far}"
     fix = f"write {setting}" if setting else f"write what is allowed; {_help(owner.name, role)}"
     if kind == "value_error":
         reason, _, way = details["msg"].removeprefix("Value error, ").partition("; ")
@@ -155,8 +161,15 @@ def _shown(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f" = {'-' if value < 0 else ''}.{'nan' if math.isnan(value) else 'inf'}"
     if value is None or isinstance(value, bool | int | float | str):
-        return f" = {json.dumps(value, ensure_ascii=False)}"
+        text = json.dumps(value, ensure_ascii=isinstance(value, str) and not value.isprintable())
+        return f" = {text}" if len(text) <= _LONGEST else f" = {text[:_LONGEST]}... ({len(text)} characters)"
     return ""
+
+
+def _plain(part: object) -> str:
+    """Word a part of a key on one line."""
+    text = str(part) if str(part).isprintable() else ascii(part)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _origin(key: str, overrides: Sequence[str]) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from counterpoint.core.errors import ConfigError
+from counterpoint.trainer.limits import fitting
 from counterpoint.trainer.spec import Component, DataSpec
 
 __all__ = ["MLP", "ResNet", "ResNet18", "ResNet50", "SmallCNN"]
@@ -31,11 +33,17 @@ class SmallCNN(Component):
     """
 
     width: int = Field(
-        default=32, ge=1, description="channels of the first convolution; the others have 2 and 4 times as many"
+        default=32,
+        ge=1,
+        le=10**6,
+        description="channels of the first convolution; the others have 2 and 4 times as many",
     )
 
     def build(self, spec: DataSpec) -> nn.Module:
         """Make the network, with the random weights of torch's default initialisation."""
+        return fitting(partial(self._network, spec))
+
+    def _network(self, spec: DataSpec) -> nn.Module:
         channels = _image_channels("small_cnn", spec)
         widths = (self.width, 2 * self.width, 4 * self.width)
         layers: list[nn.Module] = []
@@ -53,11 +61,14 @@ class MLP(Component):
     torch.Size([2, 3])
     """
 
-    hidden: int = Field(default=256, ge=1, description="units of each hidden layer")
-    layers: int = Field(default=2, ge=0, description="hidden layers")
+    hidden: int = Field(default=256, ge=1, le=10**9, description="units of each hidden layer")
+    layers: int = Field(default=2, ge=0, le=1_000, description="hidden layers")
 
     def build(self, spec: DataSpec) -> nn.Module:
         """Make the network, with the random weights of torch's default initialisation."""
+        return fitting(partial(self._network, spec))
+
+    def _network(self, spec: DataSpec) -> nn.Module:
         width = math.prod(spec.input_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for _ in range(self.layers):

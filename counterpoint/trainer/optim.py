@@ -34,10 +34,10 @@ class SGD(OptimizerConfig):
     0.9
     """
 
-    lr: float = Field(default=0.1, gt=0, description="learning rate at its highest")
+    lr: float = Field(default=0.1, gt=0, le=1e30, description="learning rate at its highest")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="share of the last update that the next one keeps")
     nesterov: bool = Field(default=False, description="take the gradient's step after the momentum's")
-    weight_decay: float = Field(default=0.0, ge=0, description="L2 penalty, added to the gradient")
+    weight_decay: float = Field(default=0.0, ge=0, le=1e30, description="L2 penalty, added to the gradient")
 
     @model_validator(mode="after")
     def _has_momentum(self) -> SGD:
@@ -59,12 +59,14 @@ class AdamW(OptimizerConfig):
     (0.9, 0.95)
     """
 
-    lr: float = Field(default=1e-3, gt=0, description="learning rate at its highest")
+    lr: float = Field(default=1e-3, gt=0, le=1e30, description="learning rate at its highest")
     betas: Annotated[tuple[_Share, _Share], Field(strict=False)] = Field(
         default=(0.9, 0.999), description="share that the averages of the gradient and of its square keep in a step"
     )
-    eps: float = Field(default=1e-8, gt=0, description="added to the divisor of the update")
-    weight_decay: float = Field(default=0.01, ge=0, description="share of a weight, times lr, that a step takes off")
+    eps: float = Field(default=1e-8, gt=0, le=1e30, description="added to the divisor of the update")
+    weight_decay: float = Field(
+        default=0.01, ge=0, le=1e30, description="share of a weight, times lr, that a step takes off"
+    )
 
     def build(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -12,10 +13,13 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from counterpoint.core.durations import Duration
 
-__all__ = ["MARK", "Setting", "WithPlainDefaults", "settings_of"]
+__all__ = ["MARK", "Setting", "WithPlainDefaults", "far_limit", "settings_of"]
 
 MARK = "x-component"
 """The key of a JSON Schema that stands for any component of a role."""
+
+_FAR = 10**6
+"""Limits from here on only keep numbers within reason; they are worded where a number is beyond them."""
 
 _WORDS = {
     "array": "a list",
@@ -58,6 +62,7 @@ class Setting:
         return self.allowed if self.default is None else f"{self.allowed} (default: {self.default})"
 
 
+@cache
 def settings_of(component: type[BaseModel]) -> dict[str, Setting]:
     """Describe the settings of a component's class, in the order of their definition.
 
@@ -92,8 +97,26 @@ def _allowed(held: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return "such as " + ", ".join(map(str, held["examples"]))
     if "minItems" in held and held["minItems"] == held.get("maxItems"):
         return f"a list of {held['minItems']}"
-    limits = [words.format(_number(held[limit])) for limit, words in _LIMITS.items() if limit in held]
+    limits = [
+        words.format(_number(held[limit]))
+        for limit, words in _LIMITS.items()
+        if limit in held and not _is_far(held[limit])
+    ]
     return ", ".join([_WORDS.get(held.get("type", ""), "a value"), *limits])
+
+
+def _is_far(limit: object) -> bool:
+    return isinstance(limit, int | float) and abs(limit) >= _FAR
+
+
+def far_limit(context: Mapping[str, Any]) -> str:
+    """Word the limit that a number is beyond, from the context of pydantic's error; nothing if it is worded anyway.
+
+    >>> far_limit({"le": 1e30}), far_limit({"le": 1.0})
+    ('at most 1e+30', '')
+    """
+    words = {"le": "at most {:g}", "lt": "below {:g}", "ge": "at least {:g}"}
+    return next((words[key].format(limit) for key, limit in context.items() if key in words and _is_far(limit)), "")
 
 
 def _number(limit: object) -> object:

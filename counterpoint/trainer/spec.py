@@ -110,7 +110,7 @@ class DataModule:
 class DatasetConfig(Component):
     """The base of a registered data set: its settings, and ``build``."""
 
-    batch_size: int = Field(default=128, ge=1, description="training examples in a device batch")
+    batch_size: int = Field(default=128, ge=1, le=10**9, description="training examples in a device batch")
 
     @abstractmethod
     def build(self) -> DataModule:

@@ -16,6 +16,7 @@ from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, list_checkpoints
 from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.limits import batch_notes, check_microbatches, check_optimizer, check_workers
 from counterpoint.trainer.lock import locked
 from counterpoint.trainer.opening import Begin, find_begin, make_ready
 from counterpoint.trainer.own import bring_together, check_prepared
@@ -91,6 +92,7 @@ class Trainer:
         if self._folder is not None:
             self._folder.check(resume=True)
         check_trackers(self.config.trackers, self.config.run_dir)
+        check_workers(self.config.workers)
         self._accelerator = make_accelerator(self.config.precision)
         self.model, self.data, outputs = bring_together(
             self.config,
@@ -101,9 +103,10 @@ class Trainer:
             spec=spec,
             model_inputs=model_inputs,
         )
+        self._asked = _BATCH_SIZE if self.config.data is None else self.config.data.batch_size
         self._sampler = EpochSampler(
             len(self.data.train),
-            _BATCH_SIZE if self.config.data is None else self.config.data.batch_size,
+            self._asked,
             seed=self.config.seed,
             rank=self._accelerator.process_index,
             ranks=self._accelerator.num_processes,
@@ -120,6 +123,8 @@ class Trainer:
         self._added = additions(self.config, self.data.spec, model_inputs)
         check_prepared(self.plan, self.model, self.data, self._accelerator)
         _check_precision(self.config.precision, self.plan)
+        check_microbatches(self.config.accumulate, self._sampler.batch_size)
+        check_optimizer(self.config.optimizer)
         # What the loop will make is made once here, so that nothing is written before a fault in it is found.
         self.config.scheduler.build(
             self.config.optimizer.build(self.model),
@@ -137,7 +142,8 @@ class Trainer:
             for method in self._added
         ]
         several = [f"{split.processes} processes: the global batch is {split} examples"] if split.processes > 1 else []
-        return (*self.data.notes, *added, *several, *microbatch_notes(self.plan, self.model))
+        short = batch_notes(self._asked, split.batch_size, split.processes)
+        return (*self.data.notes, *short, *added, *several, *microbatch_notes(self.plan, self.model))
 
     @property
     def _split(self) -> Split:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
-
-from omegaconf import OmegaConf
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException
-from yaml import MappingNode, MarkedYAMLError, Node, SafeLoader, SequenceNode, YAMLError, compose
+from typing import Any
 
 from counterpoint.core.errors import ConfigError
 from counterpoint.trainer.components import DEFAULTS
 from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.document import dump_text, parse_text
 
 __all__ = ["dump_config", "load_config", "read_config"]
 
-Key = tuple[str | int, ...]
-
-_EXPLAINED = {
-    "found duplicate key": "{problem}; a key may be set once: keep one of the two",
-    "could not determine a constructor for the tag": "{problem}; tags are not allowed: write plain values",
-    "expansion exceeds": "aliases multiply to more than 10000 values; write out the few that are needed",
-    "recursive aliases": "{problem}; an alias may not stand inside its own anchor: write the values out",
-}
-_NO_INTERPOLATION = "interpolation with `${` is off, so that a config reads nothing but itself; write the value"
+_LARGEST_FILE = 10_000_000
+_DEEPEST_KEY = 16
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -47,7 +37,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def dump_config(config: RunConfig) -> str:
     """Return the YAML text of a config with every default written out; loading it gives an equal config."""
-    return OmegaConf.to_yaml(OmegaConf.create(config.resolved()))
+    return dump_text(config.resolved())
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -56,73 +46,34 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
     Raises ``ConfigError`` if the file is no YAML mapping of plain values, or an override has no place to go.
     """
     where = str(path)
-    tree = _parse(_read(path), where)
+    tree = parse_text(_read(path), where)
+    if tree is not None and not isinstance(tree, dict):
+        word = "list" if isinstance(tree, list) else "single value"
+        raise ConfigError(f"{where}: a config is a mapping of keys to values, not a {word} at its top")
     if not tree:
         raise ConfigError(f"{where}: the file is empty; write at least `data`, `model` and `max_duration`")
     for override in overrides:
-        _apply(tree, override, f"{where}: override {override!r}")
+        _apply(tree, override, f"{where}: override {override!r:.200}")
     return tree
 
 
 def _read(path: str | Path) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        with Path(path).open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+        if len(data) > _LARGEST_FILE:
+            raise ConfigError(f"{path}: more than {_LARGEST_FILE // 10**6} MB, which no config is; give another file")
+        return data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file; give the path of a config") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not a text file in UTF-8: byte {error.start} cannot be read") from None
     except OSError as error:
         raise ConfigError(f"{path}: the file cannot be read: {error.strerror}; give a file that can") from None
-
-
-def _parse(text: str, where: str) -> dict[str, Any]:
-    """Parse YAML without tags, duplicate keys, alias bombs or recursion, all of which OmegaConf's loader refuses."""
-    try:
-        top = compose(text, Loader=SafeLoader)
-        if top is not None and not isinstance(top, MappingNode):
-            raise ConfigError(f"{where}: a config is a mapping of keys to values, not a {_word(top)} at its top")
-        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except YAMLError as error:
-        raise ConfigError(f"{where}: {_problem(error)}") from None
-    except GrammarParseError as error:
-        raise ConfigError(f"{where}: {error.full_key}: {_NO_INTERPOLATION}") from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {error.full_key or 'top'}: {str(error.msg).splitlines()[0]}") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: nested too deeply to be a config") from None
-    for key, value in _leaves(tree):
-        if isinstance(value, str) and "${" in value:
-            raise ConfigError(f"{where}: {_dotted(key)}: {value!r}: {_NO_INTERPOLATION}")
-        if value == "???":
-            raise ConfigError(f"{where}: {_dotted(key)}: '???' stands for a value that is missing; write the value")
-    return cast(dict[str, Any], tree)
-
-
-def _word(top: Node) -> str:
-    return "list" if isinstance(top, SequenceNode) else "single value"
-
-
-def _problem(error: YAMLError) -> str:
-    if not isinstance(error, MarkedYAMLError) or error.problem is None:
-        return f"not YAML: {error}"
-    line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
-    for fragment, explanation in _EXPLAINED.items():
-        if fragment in error.problem:
-            return line + explanation.format(problem=error.problem)
-    return f"{line}not YAML: {error.problem}"
-
-
-def _leaves(tree: object, place: Key = ()) -> Iterator[tuple[Key, object]]:
-    """Yield every key and every value that is neither mapping nor list, with its place."""
-    if isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield (*place, key), key
-            yield from _leaves(value, (*place, key))
-    elif isinstance(tree, list):
-        for position, value in enumerate(tree):
-            yield from _leaves(value, (*place, position))
-    else:
-        yield place, tree
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r} is no path: {error}; give the path of a config") from None
 
 
 def _dotted(key: Iterable[object]) -> str:
@@ -135,9 +86,10 @@ def _apply(tree: dict[str, Any], override: str, where: str) -> None:
     if not equals or not text.strip():
         missing = "the value" if equals else "`=`"
         raise ConfigError(f"{where}: {missing} is missing; write it as `{key}=VALUE`, or `{key}=null` for none")
-    if not all(parts := key.split(".")):
-        raise ConfigError(f"{where}: {key!r} is no key; write it as `optimizer.lr=0.05` or `algorithms.0.p=0.5`")
-    value = _parse(f"value: {text}", where).get("value")
+    parts = key.split(".")
+    if not all(parts) or len(parts) > _DEEPEST_KEY:
+        raise ConfigError(f"{where}: {key!r:.80} is no key; write it as `optimizer.lr=0.05` or `algorithms.0.p=0.5`")
+    value = parse_text(text.strip(), where, one_line=True)
     if len(parts) > 1 and parts[0] in DEFAULTS:
         tree.setdefault(parts[0], DEFAULTS[parts[0]])
     place: Any = tree
@@ -160,7 +112,7 @@ def _step_into(place: Any, part: str, where: str) -> Any:
 def _position(place: dict[str, Any] | list[Any], part: str, where: str) -> Any:
     if isinstance(place, dict):
         return part
-    if not (part.isascii() and part.isdecimal() and int(part) < len(place)):
+    if part not in map(str, range(len(place))):
         allowed = f"positions 0 to {len(place) - 1}" if place else "no position"
         raise ConfigError(f"{where}: {part!r} is no position of this list, which has {allowed}")
     return int(part)

@@ -120,6 +120,8 @@ def _numbers(annotation: type, limits: list[Any]) -> Sampler:
     high = min([limit.le for limit in limits if isinstance(limit, annotated_types.Le)], default=None)
     below = min([limit.lt for limit in limits if isinstance(limit, annotated_types.Lt)], default=None)
     start = low if low is not None else above if above is not None else -2
+    if high is not None and high - start > 100:  # a bound that only keeps numbers within reason
+        high = None
     end = high if high is not None else below if below is not None else start + 4
     if annotation is int:
         first, last = start + (low is None and above is not None), end - (high is None and below is not None)
