@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,8 @@ class LossSpec:
     ``each(outputs, targets)`` is the loss of each sample, (N), for methods that compare samples: its mean over the
     positions that count, weighted as the loss weights them; ``None`` if not known. ``classes`` is the number of
     classes or labels that its weights are for, ``None`` without such weights. ``outputs`` is what it takes of the
-    model, ``None`` where that is not said.
+    model, ``None`` where that is not said. ``settings`` is plain data that tells the loss from others in the plan's
+    fingerprint, by default what ``function``, ``denominator`` and ``each`` show of themselves.
     """
 
     name: str
@@ -61,6 +63,7 @@ class LossSpec:
     each: Callable[[Tensor, Tensor], Tensor] | None = None
     classes: int | None = None
     outputs: OutputKind | None = None
+    settings: Any = field(default=None, compare=False)
 
 
 def check_outputs(loss: LossSpec, outputs: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from torch import Tensor
 from counterpoint.core.arguments import flag, whole_number
 from counterpoint.core.batch import Batch, BatchSpec, Inputs, checked_spec
 from counterpoint.core.conversions import Conversion
+from counterpoint.core.digest import described, digest
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.facts import Facts
@@ -219,7 +219,7 @@ class Plan:
     def to_data(self) -> dict[str, Any]:
         """Return everything that decides what the plan does, as plain data."""
         return {
-            "version": 1,
+            "version": 2,
             "facts": self.facts.to_data(),
             "loss": None if self.loss_spec is None else _loss_data(self.loss_spec),
             "algorithms": sorted((_member_data(member) for member in self.members), key=lambda data: str(data["id"])),
@@ -243,8 +243,7 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """A digest of everything that decides what the plan does; lists that give the same plan share it."""
-        text = json.dumps(self.to_data(), sort_keys=True, separators=(",", ":"))
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        return digest(self.to_data())
 
 
 def _as_given(inputs: Inputs, batch: Batch) -> Inputs:
@@ -252,14 +251,31 @@ def _as_given(inputs: Inputs, batch: Batch) -> Inputs:
 
 
 def _member_data(member: Member) -> dict[str, Any]:
-    settings = member.algorithm.model_dump(mode="json", exclude={"after", "before", "id"})
-    return {"id": member.identity, "name": member.algorithm.name, "settings": settings}
+    schedule = member.schedule
+    settings = member.algorithm.model_dump(exclude={"after", "before", "id", "start", "end", "every", "p"})
+    return {
+        "id": member.identity,
+        "name": member.algorithm.name,
+        "settings": described(settings),
+        "schedule": {"start": schedule.start, "end": schedule.end, "every": schedule.every, "p": schedule.p},
+        "draws": "shared" if member.rank_free else "by rank",
+        "acts": "shared" if member.acts_alike else "by rank",
+        "branches": [_member_data(branch) for branch in member.branches],
+    }
 
 
 def _loss_data(loss: LossSpec) -> dict[str, Any]:
     claims = [{"slot": claim.slot.name, "amount": claim.amount} for claim in loss.claims]
     accepts = sorted(kind.name for kind in loss.accepts)
-    return {"name": loss.name, "accepts": accepts, "claims": claims, "ignore_index": loss.ignore_index}
+    own = {"function": loss.function, "denominator": loss.denominator, "each": loss.each}
+    settings = described(own if loss.settings is None else loss.settings)
+    return {
+        "name": loss.name,
+        "accepts": accepts,
+        "claims": claims,
+        "ignore_index": loss.ignore_index,
+        "settings": settings,
+    }
 
 
 def _step_data(step: BatchStep) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from counterpoint.core.digest import described
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.kinds import TARGET_KINDS, Field, Kind, names
 from counterpoint.core.loss import LossSpec
@@ -86,7 +87,8 @@ def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -
         return known if kinds is None else _narrowed(known, kinds)
     if kinds is None:
         return None
-    return LossSpec(name=_qualified_name(loss), function=loss, accepts=kinds, denominator=_sample_count)
+    name = _qualified_name(loss)
+    return LossSpec(name, loss, accepts=kinds, denominator=_sample_count, settings=described(loss))
 
 
 def _require_callable(loss: object) -> None:
@@ -100,7 +102,7 @@ def _known(loss: Callable[..., Tensor]) -> LossSpec | None:
     """Describe a module or function of torch's; ``None`` for any other."""
     module = loss if isinstance(loss, nn.Module) else _module_of(loss)
     describe = MODULES.get(type(module)) if module is not None else None
-    return None if describe is None else describe(module)
+    return None if describe is None else replace(describe(module), settings=described(module))
 
 
 def _module_of(loss: Callable[..., Tensor]) -> nn.Module | None:
