@@ -19,6 +19,7 @@ from counterpoint.core.fired import Fired
 from counterpoint.core.fitting import check_model
 from counterpoint.core.handlers import Handlers
 from counterpoint.core.opened import Opened, OpenedBatches
+from counterpoint.core.origin import check_origin, pack_origin
 from counterpoint.core.plan import Plan
 from counterpoint.core.run import Dice, draw, edit, process_rank
 from counterpoint.core.scope import Training
@@ -222,13 +223,21 @@ class Engine:
     def state_dict(self, *, whole: bool = False) -> dict[str, Tensor]:
         """Return what the algorithms remember and the number of batches done, as tensors by flat names.
 
-        Of a sharded model the averages are sharded alike; ``whole`` gathers them, for which all processes must call.
+        ``origin`` holds the plan and the versions, as bytes. Of a sharded model the averages are sharded alike;
+        ``whole`` gathers them, for which all processes must call.
         """
-        return {"batches": torch.tensor(self.batches), **pack_states(self._remembered(), gathered=whole)}
+        own = {"batches": torch.tensor(self.batches), "origin": pack_origin(self.plan)}
+        return {**own, **pack_states(self._remembered(), gathered=whole)}
 
-    def load_state_dict(self, packed: Mapping[str, Tensor]) -> None:
-        """Take back what ``state_dict`` returned; raises ``CheckpointError`` for names or shapes that do not fit."""
-        load_states(self._remembered(), {name: value for name, value in packed.items() if name != "batches"})
+    def load_state_dict(self, packed: Mapping[str, Tensor], *, allow_changes: bool = False) -> None:
+        """Take back what ``state_dict`` returned, saved by the same plan in the same versions.
+
+        With ``allow_changes`` these may differ. Raises ``CheckpointError`` if they do otherwise, and for names or
+        shapes that do not fit.
+        """
+        if not allow_changes:
+            check_origin(self.plan, packed.get("origin"))
+        load_states(self._remembered(), {name: v for name, v in packed.items() if name not in ("batches", "origin")})
         self.batches = int(packed["batches"])
 
     def _ready(self) -> Optimizer:

@@ -31,7 +31,8 @@ class AcceleratedSteps(Generic[_BatchT]):
     ``model(*inputs)``. ``fields`` says where a batch holds its inputs and targets.
 
     From here on ``accelerator.save_state`` writes what the methods remember to ``counterpoint.safetensors`` beside its
-    own files, and ``load_state`` takes it back, or raises ``CheckpointError``.
+    own files, and ``load_state`` takes it back, or raises ``CheckpointError`` where that is not whole, of another plan
+    or of other versions; ``allow_changes`` takes the last two.
 
     Raises ``RunError`` where fewer processes know of each other than were started, where Accelerate would divide losses
     a second time, where the model is split among processes, and where a method repeats the passes of a step in fp16.
@@ -58,9 +59,11 @@ class AcceleratedSteps(Generic[_BatchT]):
         *,
         forward: Callable[[_BatchT], Tensor] | None = None,
         fields: Fields = FIRST_AND_SECOND,
+        allow_changes: bool = False,
     ) -> None:
         check_engine(engine, accelerator)
         self.engine, self.accelerator, self.model, self.fields = engine, accelerator, model, fields
+        self._allow_changes = allow_changes
         self._forward = forward or self._on_inputs
         accelerator.register_save_state_pre_hook(self._save)
         accelerator.register_load_state_pre_hook(self._load)
@@ -119,4 +122,4 @@ class AcceleratedSteps(Generic[_BatchT]):
             save_state(self.engine, Path(folder))
 
     def _load(self, models: object, folder: str) -> None:
-        load_state(self.engine, Path(folder))
+        load_state(self.engine, Path(folder), allow_changes=self._allow_changes)

@@ -20,6 +20,7 @@ except ModuleNotFoundError as error:
         "counterpoint.integrations.lightning needs Lightning: pip install 'counterpoint[lightning]'", name=error.name
     ) from error
 
+from counterpoint.integrations.average import TRAINED
 from counterpoint.integrations.criterion import with_loss
 from counterpoint.integrations.lightning_limits import check_fit, check_loss, check_model
 from counterpoint.integrations.lightning_training import Training, evaluate, instead
@@ -34,9 +35,12 @@ class CounterpointCallback(pl.Callback):
     ``"head.loss"``: while ``training_step`` runs, calling it computes ``plan.loss``, exact on the plan's targets. It
     may be left out where the plan leaves the targets' kind as it is. ``fields`` says where a batch holds its inputs
     and targets. A batch of the loader is a device batch. ``engine`` is the engine, once the trainer has been set up.
+    With ``save_average``, ``state_dict`` in a checkpoint holds the weights for evaluation, and those in training are
+    beside it: a checkpoint that was chosen by a metric of the average then loads as the average.
 
-    Raises ``CompositionError`` before training with everything that the plan needs and this loop cannot do, and
-    ``RunError`` in training if ``training_step`` does not call the criterion.
+    Raises ``CompositionError`` before training with everything that the plan needs and this loop cannot do,
+    ``RunError`` in training if ``training_step`` does not call the criterion, and ``CheckpointError`` if training is to
+    go on from a checkpoint of another plan or of other versions, which ``allow_changes`` takes.
 
     >>> import lightning.pytorch as pl, torch, counterpoint as cp
     >>> from counterpoint.integrations.lightning import CounterpointCallback
@@ -44,8 +48,18 @@ class CounterpointCallback(pl.Callback):
     >>> callback = CounterpointCallback(plan, criterion="criterion")
     """
 
-    def __init__(self, plan: Plan, *, criterion: str | None = None, fields: Fields = FIRST_AND_SECOND) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        criterion: str | None = None,
+        fields: Fields = FIRST_AND_SECOND,
+        save_average: bool = False,
+        allow_changes: bool = False,
+    ) -> None:
         self.plan, self.criterion, self.fields = plan, criterion, fields
+        self.save_average, self.allow_changes = save_average, allow_changes
+        self._trains = False
         self._engine: Engine | None = None
         self._waiting = ExitStack()  # what stands in the place of Lightning's methods until the loop runs
 
@@ -59,7 +73,8 @@ class CounterpointCallback(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse what cannot be done, and get ready for the model to be built and the loop to run."""
         self._waiting.close()
-        if stage == "fit":
+        self._trains = stage == "fit"
+        if self._trains:
             check_fit(self.plan, self.criterion, trainer, pl_module)
         # Surgery comes before the checkpoint, the distributed wrapper and the optimizer, and after all layers are made.
         built = "configure_model" if is_overridden("configure_model", pl_module) else "setup"
@@ -84,15 +99,29 @@ class CounterpointCallback(pl.Callback):
         return {} if self._engine is None else dict(self._engine.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned; raises ``CheckpointError`` for that of other methods."""
-        self.engine.load_state_dict(state_dict)
+        """Take back what ``state_dict`` returned.
+
+        Raises ``CheckpointError`` for that of other methods, and in training for that of another plan or other
+        versions, unless these are allowed.
+        """
+        self.engine.load_state_dict(state_dict, allow_changes=self.allow_changes or not self._trains)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the weights for evaluation where others look for weights, if asked to, and those in training beside."""
+        if self.save_average:
+            checkpoint[TRAINED] = checkpoint["state_dict"]
+            with self.engine.evaluation():
+                checkpoint["state_dict"] = {name: value.clone() for name, value in pl_module.state_dict().items()}
 
     def _restore(self, trainer: pl.Trainer, load: Callable[..., None], checkpoint: dict[str, Any]) -> None:
         """Take back the state for evaluations too, where not every Lightning restores callbacks."""
         load(checkpoint)
+        checkpoint["state_dict"] = checkpoint.pop(TRAINED, checkpoint["state_dict"])
         state = checkpoint.get("callbacks", {}).get(self.state_key)
         if state:
-            self.engine.load_state_dict(state)
+            self.load_state_dict(state)
         elif trainer.state.fn == "fit":
             raise CheckpointError(
                 "the checkpoint is of a run without CounterpointCallback, so that nobody knows which batch comes next: "

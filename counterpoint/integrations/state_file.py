@@ -21,8 +21,12 @@ def save_state(engine: Engine, folder: Path) -> None:
     save_file(engine.state_dict(), folder / STATE_FILE, metadata={"fingerprint": engine.plan.fingerprint})
 
 
-def load_state(engine: Engine, folder: Path) -> None:
-    """Take back what ``save_state`` wrote; raises ``CheckpointError`` if it is not whole or of another plan."""
+def load_state(engine: Engine, folder: Path, *, allow_changes: bool = False) -> None:
+    """Take back what ``save_state`` wrote.
+
+    Raises ``CheckpointError`` if it is not whole, and, without ``allow_changes``, if it is of another plan or of other
+    versions.
+    """
     path, fingerprint = folder / STATE_FILE, engine.plan.fingerprint
     try:
         with safe_open(path, "pt") as file:
@@ -33,9 +37,10 @@ def load_state(engine: Engine, folder: Path) -> None:
             f"{path} is not there or not whole, and the run cannot go on without it: {error}; resume from another "
             "checkpoint, or start a new run from this one's weights"
         ) from error
-    if about.get("fingerprint") != fingerprint:
+    if about.get("fingerprint") != fingerprint and not allow_changes:
         raise CheckpointError(
             f"{path} is of the plan {about.get('fingerprint')}, and this one is {fingerprint}, so that the run would "
-            "not go on as it began; compose the same plan, or start a new run from this checkpoint's weights"
+            "not go on as it began; compose the same plan, start a new run from this checkpoint's weights, or, "
+            "knowing that the run then differs, give allow_changes=True"
         )
-    engine.load_state_dict(packed)
+    engine.load_state_dict(packed, allow_changes=allow_changes)

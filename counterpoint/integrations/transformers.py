@@ -38,6 +38,7 @@ from counterpoint.integrations.transformers_batches import (
     weighed_loss,
 )
 from counterpoint.integrations.transformers_limits import changes_inputs, check_length, check_limits
+from counterpoint.integrations.transformers_weights import complete_weights
 
 __all__ = ["IMAGES_AND_LABELS", "CounterpointTrainer"]
 
@@ -53,8 +54,9 @@ class CounterpointTrainer(Trainer):
     plan's on the model's logits, in evaluation too, there on unedited batches and with the evaluation weights.
     ``engine`` is the engine.
 
-    Raises ``CompositionError`` with everything that this loop cannot do with the plan, and ``RunError`` for a second
-    run. ``NonFiniteLossError`` ends a run whose loss becomes NaN or infinite.
+    Raises ``CompositionError`` with everything that this loop cannot do with the plan, ``RunError`` for a second run,
+    and ``CheckpointError`` for a checkpoint of another plan or of other versions, which ``allow_changes`` takes, and
+    for one whose names are not the model's. ``NonFiniteLossError`` ends a run whose loss becomes NaN or infinite.
 
     >>> import torch, counterpoint as cp
     >>> from tempfile import TemporaryDirectory
@@ -79,6 +81,7 @@ class CounterpointTrainer(Trainer):
         *,
         plan: Plan,
         fields: Fields = IMAGES_AND_LABELS,
+        allow_changes: bool = False,
         **options: Any,
     ) -> None:
         own_loss = type(self).compute_loss is not CounterpointTrainer.compute_loss
@@ -86,7 +89,7 @@ class CounterpointTrainer(Trainer):
         check_model(plan, model)
         super().__init__(model, args, **options)
         self.model_accepts_loss_kwargs = False  # nothing is divided by the number of items: the plan's loss does that
-        self.fields = fields
+        self.fields, self._allow_changes = fields, allow_changes
         self.engine = Engine(
             plan, model=cast(nn.Module, self.model), rank=args.process_index, predict=self._outputs_for
         )
@@ -200,12 +203,20 @@ class CounterpointTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            load_state(self.engine, Path(checkpoint))
+            self._restore(Path(checkpoint))
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Leave what the Trainer warns of to ``complete_weights``, which loads it or refuses the checkpoint."""
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         # The best checkpoint was judged by its evaluation weights, which are in the state.
-        load_state(self.engine, Path(str(self.state.best_model_checkpoint)))
+        self._restore(Path(str(self.state.best_model_checkpoint)))
+
+    def _restore(self, checkpoint: Path) -> None:
+        """Take back the methods' state, and the weights that the Trainer has not loaded."""
+        complete_weights(self.engine.model, checkpoint)
+        load_state(self.engine, checkpoint, allow_changes=self._allow_changes)
 
     def _begin_training(self, state: TrainerState, loader: Any) -> None:
         """Check where the run stands, and begin it."""

@@ -83,7 +83,7 @@ class Snapshot:
         self.scheduler.load_state_dict(checkpoint.data["scheduler"])
         if any(before[key] != now[key] for key in _RATES):
             self._set(settings, rates)
-        self.engine.load_state_dict(checkpoint.part("engine"))
+        self.engine.load_state_dict(checkpoint.part("engine"), allow_changes=True)  # the run compares configs
         self.metrics.load_state_dict(checkpoint.part("metrics"), share=1.0 if first_process else 0.0)
         if self.scaler is not None:
             self.scaler.load_state_dict(checkpoint.data["scaler"])

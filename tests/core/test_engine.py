@@ -318,7 +318,7 @@ def test_state_goes_to_flat_tensors_and_back() -> None:
     for _ in range(3):
         train(engine, model, inputs, targets)
     packed = {name: value.clone() for name, value in engine.state_dict().items()}
-    assert set(packed) == {"batches", "ema.updates", "ema.weights.1.bias", "ema.weights.1.weight"}
+    assert set(packed) == {"batches", "origin", "ema.updates", "ema.weights.1.bias", "ema.weights.1.weight"}
     other, *_ = make(check([EMA(), MixUp()]))
     other.load_state_dict(packed)
     assert other.batches == 3
@@ -328,7 +328,9 @@ def test_state_goes_to_flat_tensors_and_back() -> None:
 
 def test_a_state_that_does_not_fit_changes_nothing() -> None:
     engine, *_ = make(check([EMA()]))
-    packed = {name: torch.full_like(value, 7) for name, value in engine.state_dict().items()}
+    packed = {
+        name: value if name == "origin" else torch.full_like(value, 7) for name, value in engine.state_dict().items()
+    }
     before = {name: value.clone() for name, value in engine.state_dict().items()}
     wrong: list[Callable[[dict[str, Tensor]], object]] = [
         lambda state: state.pop("ema.updates"),

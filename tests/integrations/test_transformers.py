@@ -488,7 +488,8 @@ class TestEvaluation:
 
 def test_the_signature() -> None:
     wanted = (
-        "(self, model, args, *, plan, fields=Fields(inputs=('pixel_values',), targets='labels'), **options) -> None"
+        "(self, model, args, *, plan, fields=Fields(inputs=('pixel_values',), targets='labels'), "
+        "allow_changes=False, **options) -> None"
     )
     signature = inspect.signature(CounterpointTrainer.__init__)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
