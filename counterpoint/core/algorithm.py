@@ -97,7 +97,7 @@ class Algorithm(_Drawing[DrawsT]):
         json_schema_extra={"default": "0ba"},
     )
     end: Duration | None = pydantic.Field(default=None, description="first batch on which it acts no more")
-    every: int = pydantic.Field(default=1, ge=1, le=10**12, description="acts on each n-th batch, counted from start")
+    every: int = pydantic.Field(default=1, ge=1, lt=2**63, description="acts on each n-th batch, counted from start")
     p: float = pydantic.Field(default=1.0, ge=0, le=1, description="probability of acting on a batch")
     after: Names = pydantic.Field(default=(), description="ids of methods that must come earlier")
     before: Names = pydantic.Field(default=(), description="ids of methods that must come later")

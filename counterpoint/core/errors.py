@@ -9,6 +9,7 @@
     ├── ConfigError           what the user wrote in a config is wrong    (also a ValueError)
     ├── DataError             a batch or a data set is not what was said  (also a ValueError)
     ├── ContractError         a step did what it had not declared         (also a RuntimeError)
+    ├── MethodError           the code of a method raised an error        (also a RuntimeError)
     ├── EngineRequiredError   a plan with hooks was called without an engine  (also a RuntimeError)
     ├── PluginError           a registered name cannot be used            (also a LookupError)
     │   ├── UnknownNameError
@@ -47,6 +48,7 @@ __all__ = [
     "DeclarationError",
     "DuplicateNameError",
     "EngineRequiredError",
+    "MethodError",
     "NonFiniteLossError",
     "PluginError",
     "RepeatedStepWarning",
@@ -121,6 +123,10 @@ class DataError(CounterpointError, ValueError):
 
 class ContractError(CounterpointError, RuntimeError):
     """A step did what its algorithm had not declared."""
+
+
+class MethodError(CounterpointError, RuntimeError):
+    """The code of a method raised an error, which is the ``__cause__``; the message names the method and the step."""
 
 
 class EngineRequiredError(CounterpointError, RuntimeError):

@@ -11,6 +11,7 @@ from torch import nn
 from counterpoint.core.contract import watch_hook, watched_call
 from counterpoint.core.effects import Contract, Phase
 from counterpoint.core.events import Event
+from counterpoint.core.failures import MethodCode
 from counterpoint.core.opened import Opened, OpenedBatches
 from counterpoint.core.plan import Plan
 from counterpoint.core.scope import Scope, Training
@@ -89,6 +90,10 @@ class Handlers:
         """Return what a hook sees at a span over some of the batches at work."""
         return Scope(handler.step.name, handler.step.effect, self._training, concerned)
 
+    def code(self, handler: Handler) -> MethodCode:
+        """Return what names a hook, and the step, in an error of its code."""
+        return _code(handler, self._opened)
+
     def _keep(self, event: Event, active: frozenset[str], concerned: Sequence[Opened]) -> Acting:
         known = self._known[event]
         if len(known) >= _KEPT:
@@ -109,7 +114,8 @@ class Handlers:
     def _bound(self, handler: Handler, concerned: Sequence[Opened]) -> Bound:
         watched = self._contract is Contract.ALWAYS and handler.step.effect.phase is not Phase.REPLACE
         call = _watched(handler, self._training.model) if watched else handler.call
-        return call, self.state(handler), self.scope(handler, concerned)
+        named = _replacing if handler.step.effect.phase is Phase.REPLACE else _named
+        return named(call, handler, self._opened), self.state(handler), self.scope(handler, concerned)
 
 
 def _watched(handler: Handler, model: nn.Module) -> Callable[..., None]:
@@ -121,3 +127,42 @@ def _watched(handler: Handler, model: nn.Module) -> Callable[..., None]:
         done()
 
     return call
+
+
+def _code(handler: Handler, opened: OpenedBatches) -> MethodCode:
+    step = opened.all[0].number if opened.all else None
+    return MethodCode(f"{handler.step.name}.{handler.step.effect.method}", step)
+
+
+def _named(call: Callable[..., Any], handler: Handler, opened: OpenedBatches) -> Callable[..., Any]:
+    """Return a hook that is named in an error of its code."""
+
+    def named(state: object, scope: Scope) -> Any:
+        with _code(handler, opened):
+            return call(state, scope)
+
+    return named
+
+
+def _replacing(call: Callable[..., Any], handler: Handler, opened: OpenedBatches) -> Callable[..., Any]:
+    """Return a hook that is named in an error of its own code, and not in one of the pass that it runs."""
+
+    def named(state: object, scope: Scope, run: Callable[[], Any]) -> Any:
+        raised: list[BaseException] = []
+
+        def passed() -> Any:
+            try:
+                return run()
+            except BaseException as error:
+                raised.append(error)
+                raise
+
+        try:
+            return call(state, scope, passed)
+        except Exception as error:
+            if any(error is one for one in raised):
+                raise
+            with _code(handler, opened):
+                raise
+
+    return named

@@ -17,6 +17,7 @@ from counterpoint.core.calls import Call, Edit, run_calls
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import DataError
+from counterpoint.core.failures import MethodCode
 from counterpoint.core.generators import GeneratorWatch
 from counterpoint.core.gradients import check_tracked, gradient_mode
 from counterpoint.core.intake import check_batch, input_tensors
@@ -152,16 +153,20 @@ class _Editing:
 
     def _step(self, planned: BatchStep, calls: Sequence[Call], batch: Batch) -> Batch:
         """Run a step, and check it where the contract says so."""
-        if self._plan.progress.check(self._plan.contract, [call.edit.name for call in calls]):
+        names = [call.edit.name for call in calls]
+        code = MethodCode(names[0] if len(names) == 1 else planned.name, self._dice.step)
+        if self._plan.progress.check(self._plan.contract, names):
             self._generators = GeneratorWatch()
             lent = () if self._given.writable else (*self._given.all_inputs, self._given.targets)
             check = watch_step(self._dice.step, planned, batch, lent)
-            edited = run_calls(calls, batch)
+            with code:
+                edited = run_calls(calls, batch)
             check(edited)
             self._generators.check(f"{planned.name}, at step {self._dice.step}: it")
         else:
             self._generators = None
-            edited = run_calls(calls, batch)
+            with code:
+                edited = run_calls(calls, batch)
         if torch.is_grad_enabled():
             check_tracked(planned.name, batch, edited)
         return edited
@@ -271,8 +276,10 @@ def draw(plan: Plan, member: Member, spec: BatchSpec, dice: Dice) -> Any:
     """Return the draws of a member for one batch; raises ``ContractError`` for draws from a global generator."""
     name = f"{member.identity}.draw"
     if not plan.progress.check(plan.contract, (name,)):
-        return member.algorithm.draw(spec, dice.rng(member))
+        with MethodCode(name, dice.step):
+            return member.algorithm.draw(spec, dice.rng(member))
     watch = GeneratorWatch()
-    drawn = member.algorithm.draw(spec, dice.rng(member))
+    with MethodCode(name, dice.step):
+        drawn = member.algorithm.draw(spec, dice.rng(member))
     watch.check(f"{name}, at step {dice.step},")
     return drawn

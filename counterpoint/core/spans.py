@@ -9,8 +9,9 @@ from types import TracebackType
 
 from counterpoint.core.contract import watch_hook, watch_restoring
 from counterpoint.core.effects import Contract
-from counterpoint.core.errors import ContractError
+from counterpoint.core.errors import ContractError, MethodError
 from counterpoint.core.events import Event
+from counterpoint.core.failures import MethodCode
 from counterpoint.core.fired import Fired
 from counterpoint.core.handlers import NOBODY, Handler, Handlers
 from counterpoint.core.opened import OpenedBatches
@@ -68,11 +69,13 @@ class Span:
         hook = handler.call(loop.handlers.state(handler), scope)
         restored = watch_restoring(loop.contract, name, effect, loop.training.model)
         done = watch_hook(loop.contract, name, effect, loop.training.model)
-        try:
-            next(hook)
-        except StopIteration:
-            raise ContractError(f"{name}.{effect.method} does not yield: around a span it yields once") from None
-        entered.push(_Resume(hook, name, restored))
+        code = loop.handlers.code(handler)
+        with code:
+            try:
+                next(hook)
+            except StopIteration:
+                raise ContractError(f"{name}.{effect.method} does not yield: around a span it yields once") from None
+        entered.push(_Resume(hook, name, restored, code))
         done()
 
 
@@ -83,12 +86,14 @@ class _Resume:
     hook: Generator[None, Outcome, None]
     owner: str
     restored: Callable[[], None]
+    code: MethodCode
 
     def __call__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         """Resume the hook."""
-        try:
-            self.hook.send(Outcome(error))
-        except StopIteration:
-            self.restored()
-            return False
+        with self.code:
+            try:
+                self.hook.send(Outcome(error.__cause__ if isinstance(error, MethodError) else error))
+            except StopIteration:
+                self.restored()
+                return False
         raise ContractError(f"{self.owner} yields more than once around a span: yield once, then restore")

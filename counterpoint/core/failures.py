@@ -1,0 +1,61 @@
+"""Errors in the code of a method, a model or a data set: what ran, when, and where the error was raised."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from counterpoint.core.errors import CounterpointError, MethodError
+
+__all__ = ["MethodCode", "describe_error"]
+
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type of an error, its message, and the file and line outside torch that raised it.
+
+    >>> describe_error(ValueError("no such sign"))
+    'ValueError: no such sign'
+    """
+    text = f"{type(error).__name__}: {error}".rstrip(": ")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_TORCH)]
+    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
+
+
+class MethodCode:
+    """Raises ``MethodError``, with the name of the method and the step, for an error of the code that runs in it.
+
+    Errors that Counterpoint raises on purpose pass, and so do a lack of memory and a lost connection between processes.
+    ``step`` is the number of the device batch, ``None`` between two of them.
+
+    >>> with MethodCode("zoom.apply", 3):
+    ...     [].pop()
+    Traceback (most recent call last):
+        ...
+    counterpoint.core.errors.MethodError: zoom.apply failed at step 3: IndexError: pop from empty list (...)
+    """
+
+    __slots__ = ("_name", "_step")
+
+    def __init__(self, name: str, step: int | None) -> None:
+        self._name, self._step = name, step
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and not _is_of_others(error):
+            when = "" if self._step is None else f" at step {self._step}"
+            raise MethodError(f"{self._name} failed{when}: {describe_error(error)}") from error
+
+
+def _is_of_others(error: Exception) -> bool:
+    if isinstance(error, CounterpointError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
