@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from counterpoint.core.errors import CheckpointError
+from counterpoint.trainer.integrity import (
+    FORMAT,
+    GONE,
+    DamagedError,
+    OtherFormatError,
+    file_digest,
+    read_bytes,
+    seal,
+    unseal,
+)
 
 __all__ = [
     "Checkpoint",
@@ -26,6 +35,7 @@ __all__ = [
     "latest_checkpoint",
     "list_checkpoints",
     "prune_checkpoints",
+    "remove",
     "set_aside",
     "split_optimizer",
     "write_checkpoint",
@@ -69,14 +79,14 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     try:
         folder.mkdir(exist_ok=True)
         for left in folder.glob(_PARTIAL.format("*")):  # by a kill
-            shutil.rmtree(left)
+            remove(left)
         partial.mkdir()
         write_tensors(partial / TENSORS, checkpoint.tensors)
-        write_file(partial / STATE, json.dumps(checkpoint.data, indent=1))
-        write_file(partial / CHECKSUMS, json.dumps({name: _digest(partial / name) for name in (TENSORS, STATE)}))
+        write_file(partial / STATE, json.dumps({"format": FORMAT, **checkpoint.data}, indent=1))
+        files = {name: _digest(partial / name) for name in (TENSORS, STATE)}
+        write_file(partial / CHECKSUMS, json.dumps(seal({"files": files})))
         _flush_folder(partial)
-        if final.exists():  # one that was found broken, or one after which the run was resumed from an older one
-            shutil.rmtree(final)
+        remove(final)  # one that was found broken, or one after which the run was resumed from an older one
         partial.rename(final)
         _flush_folder(folder)
     except (OSError, SafetensorError) as error:
@@ -88,27 +98,49 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     return final
 
 
-def latest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def latest_checkpoint(
+    folder: Path, check: Callable[[Mapping[str, Any]], None] = lambda data: None
+) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest whole checkpoint, if there is one, and a message for each newer one that is broken.
 
-    Raises ``CheckpointError`` if there are checkpoints, and none is whole.
+    ``check(data)`` raises ``ValueError`` for data that lacks something. Raises ``CheckpointError`` if there are
+    checkpoints and none is whole, if the newest whole one is of another format, or if one cannot be read.
     """
     broken: list[str] = []
     for path in reversed(list_checkpoints(folder)):
         try:
-            return _read(path), broken
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            found = _read(path)
+            check(found.data)
+        except OtherFormatError as error:
+            raise CheckpointError(
+                f"checkpoint {path}: {error}; go on with the version that wrote it, choose another run_dir, or start "
+                "afresh with --overwrite"
+            ) from error
+        except (ValueError, SafetensorError) as error:
             broken.append(f"checkpoint {path} is broken ({error})")
+        except OSError as error:
+            if error.errno not in GONE:
+                raise CheckpointError(_unreadable(path, error)) from error
+            broken.append(f"checkpoint {path} is broken ({error.strerror}: {error.filename})")
+        else:
+            return found, broken
     if broken:
         raise CheckpointError("\n".join([*broken, "no whole checkpoint is left; start afresh with --overwrite"]))
     return None, []
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the finished checkpoints in ``folder``, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+    """Return the finished checkpoints in ``folder``, oldest first; raises ``CheckpointError`` if it cannot be read."""
+    try:
+        if not folder.is_dir():
+            return []
+        return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step)
+    except OSError as error:
+        raise CheckpointError(_unreadable(folder, error)) from error
+
+
+def _unreadable(path: Path, error: OSError) -> str:
+    return f"{path} cannot be read: {error.strerror or error}; make it readable, or choose another run_dir"
 
 
 def _step(path: Path) -> int:
@@ -118,7 +150,8 @@ def _step(path: Path) -> int:
 def prune_checkpoints(folder: Path, keep: int = KEPT) -> None:
     """Delete all but the newest ``keep`` checkpoints."""
     for path in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            remove(path)
 
 
 def set_aside(folder: Path, after: int) -> None:
@@ -126,20 +159,43 @@ def set_aside(folder: Path, after: int) -> None:
     for path in list_checkpoints(folder):
         if _step(path) > after:
             aside = path.with_name(f"broken-{path.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            path.rename(aside)
+            try:
+                remove(aside)
+                path.rename(aside)
+            except OSError as error:
+                raise CheckpointError(
+                    f"the broken checkpoint {path} cannot be renamed to {aside.name}: {error.strerror}; move it away"
+                ) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file, or a folder and all that is in it, if there is one; raises ``OSError``."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Checkpoint:
-    for name, digest in json.loads((path / CHECKSUMS).read_text(encoding="utf-8")).items():
+    try:
+        files = unseal(read_bytes(path / CHECKSUMS)).get("files")
+    except DamagedError as error:
+        raise type(error)(f"{CHECKSUMS}: {error}") from error
+    if not isinstance(files, dict) or files.keys() != {TENSORS, STATE}:
+        raise DamagedError(f"{CHECKSUMS}: it does not list {TENSORS} and {STATE}")
+    for name, digest in files.items():
         if _digest(path / name) != digest:
-            raise ValueError(f"{name} does not match its checksum")
-    return Checkpoint(load_file(path / TENSORS), json.loads((path / STATE).read_text(encoding="utf-8")))
+            raise DamagedError(f"{name} does not match its checksum")
+    data = json.loads((path / STATE).read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+        raise DamagedError(f"{STATE} is of another format than {CHECKSUMS}")
+    if data.get("step", _step(path)) != _step(path):
+        raise DamagedError(f"{STATE} is that of step {data['step']}")
+    return Checkpoint(load_file(path / TENSORS), data)
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 def split_optimizer(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -170,11 +226,11 @@ def join_optimizer(tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> di
     return {"state": state, "param_groups": data["param_groups"]}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write tensors as safetensors, whole or not at all; copies are taken, so tied weights are written once each."""
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     with _replacing(path) as partial:
-        partial.write_bytes(save(copies))  # save_file would make a file that only its owner may read
+        partial.write_bytes(save(copies, metadata))  # save_file would make a file that only its owner may read
 
 
 def write_file(path: Path, text: str) -> None:

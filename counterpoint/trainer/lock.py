@@ -37,7 +37,10 @@ def locked(folder: Path) -> Iterator[None]:
         path = folder / LOCK
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
-        raise RunDirectoryError(f"run_dir: {str(folder)!r} cannot be written: {error.strerror}") from error
+        raise RunDirectoryError(
+            f"run_dir: {str(folder)!r} cannot be written: {error.strerror} ({error.filename}); make it "
+            "writable, move it away, or choose another run_dir"
+        ) from error
     with file:
         if not _take(file) or not _is_there(path, file):
             file.seek(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -109,7 +110,7 @@ class Loop:
                         self._epoch()
                 with self._engine.evaluation():
                     if self._folder is not None and self._accelerator.is_main_process:
-                        self._folder.finish(self._raw.state_dict())
+                        self._folder.finish(self._raw.state_dict(), self._record())
         except Stopped:
             how = "without run_dir nothing is kept" if self._folder is None else "go on by --resume or fit(resume=True)"
             self._report.message(f"{self._job.stop.name}: stopped after step {self.step}; {how}")
@@ -117,6 +118,11 @@ class Loop:
         finally:
             self._report.close()
         return True
+
+    def _record(self) -> dict[str, Any]:
+        """Return what the exported weights say of the run."""
+        mark = {} if self._folder is None else self._folder.metrics_mark._asdict()
+        return {"step": self.step, "total": self._total, "plan": self._plan.fingerprint, "metrics": mark}
 
     def _epoch(self) -> None:
         """Train to the end of the epoch, from wherever in it the run stands."""
@@ -227,11 +233,11 @@ class Loop:
         self._watch.check_weights(self.step, self._raw)
         if self._folder is None:
             return
-        size = self._folder.metrics_size if self._accelerator.is_main_process else 0
         checkpoint = self._snapshot.take(
             self._config,
             total=self._total,
-            metrics_size=size,
+            metrics_size=self._folder.metrics_mark.size,
+            metrics_sha256=self._folder.metrics_mark.sha256,
             measured=self._is_measured,
             lr=self._lr,
             processes=self._accelerator.num_processes,

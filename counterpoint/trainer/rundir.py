@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISDIR
+from typing import Any
 
 from torch import Tensor
 
 from counterpoint.core.errors import RunDirectoryError, RunError
-from counterpoint.trainer.checkpoint import write_file, write_tensors
+from counterpoint.trainer.checkpoint import remove, write_file
+from counterpoint.trainer.exported import write_model
+from counterpoint.trainer.history import History, Mark, Value
+from counterpoint.trainer.integrity import DamagedError, read_bytes, unseal, unseal_text
 
 __all__ = ["RunDirectory"]
 
@@ -26,6 +28,7 @@ CONFIG, PLAN, METRICS, CHECKPOINTS, MODEL = (
 )
 TRACKERS = "trackers"
 FORMER_MODEL = "model-step-{}.safetensors"
+DAMAGED_METRICS, DAMAGED_MODEL = "broken-metrics.jsonl", "broken-model.safetensors"
 
 
 class RunDirectory:
@@ -33,7 +36,8 @@ class RunDirectory:
 
     It holds ``config.resolved.yaml``, ``plan.json``, ``metrics.jsonl`` (a line an epoch), ``checkpoints/``, and, once
     the run is finished, ``model.safetensors``. Every file is written under a temporary name and renamed, but for
-    ``metrics.jsonl``, to which whole lines are added.
+    ``metrics.jsonl``, to which whole lines are added. Each has a format version and a checksum, that of the metrics in
+    the checkpoints and in the final weights.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,16 +46,19 @@ class RunDirectory:
         self.model = self.path / MODEL
         self.metrics = self.path / METRICS
         self.trackers = self.path / TRACKERS
+        self.history = History(self.metrics)
 
     @property
     def holds_run(self) -> bool:
         """Whether a run was started here."""
-        return any((self.path / name).exists() for name in (CONFIG, PLAN, METRICS, CHECKPOINTS, MODEL))
+        with self._reading():
+            return any((self.path / name).exists() for name in (CONFIG, PLAN, METRICS, CHECKPOINTS, MODEL))
 
     @property
     def finished(self) -> bool:
         """Whether a run was finished here."""
-        return self.model.exists()
+        with self._reading():
+            return self.model.exists()
 
     def check(self, *, resume: bool = False, overwrite: bool = False) -> None:
         """Raise ``RunDirectoryError`` if a run may not be started here; nothing is written.
@@ -61,7 +68,8 @@ class RunDirectory:
         """
         if resume and overwrite:
             raise RunDirectoryError("--resume goes on with a run and --overwrite throws it away: give one of them")
-        existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        with self._reading():
+            existing = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not existing.is_dir():
             raise RunDirectoryError(f"run_dir: {str(existing)!r} is a file; run_dir must be a folder, or not exist yet")
         if not os.access(existing, os.W_OK | os.X_OK):
@@ -72,64 +80,110 @@ class RunDirectory:
                 "--overwrite, or choose another run_dir"
             )
 
+    def check_parts(self) -> None:
+        """Raise ``RunDirectoryError`` if a folder is where a file of a run belongs, or a file where a folder does."""
+        folders = {CHECKPOINTS: True, TRACKERS: True, CONFIG: False, PLAN: False, METRICS: False, MODEL: False}
+        for name, is_folder in folders.items():
+            path = self.path / name
+            with self._reading():
+                wrong = path.exists() and S_ISDIR(path.stat().st_mode) is not is_folder
+            if wrong:
+                found, wanted = ("file", "folder") if is_folder else ("folder", "file")
+                raise RunDirectoryError(
+                    f"run_dir: {path} is a {found}, and a run has a {wanted} there; move it away and go on with "
+                    "--resume, or start afresh with --overwrite"
+                )
+
+    def damage_of_texts(self) -> dict[str, str]:
+        """Return what is wrong with the config and the plan that are kept here, by the name of the file."""
+        found = {}
+        for name, read in ((CONFIG, unseal_text), (PLAN, unseal)):
+            try:
+                read(read_bytes(self.path / name))
+            except DamagedError as error:
+                found[name] = str(error)
+        return found
+
     def open(self, *, overwrite: bool = False) -> None:
         """Make the folder; with ``overwrite``, delete the run in it, and nothing else that is there."""
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             if overwrite:
                 # The mark of a finished run goes first: whatever is left by a kill in between is an unfinished run.
-                former = self.path.glob(FORMER_MODEL.format("*"))
-                texts = (self.metrics, self.trackers, self.path / PLAN, self.path / CONFIG)
+                former = [*self.path.glob(FORMER_MODEL.format("*")), self.path / DAMAGED_MODEL]
+                texts = (self.metrics, self.path / DAMAGED_METRICS, self.trackers, self.path / PLAN, self.path / CONFIG)
                 for path in (self.model, *former, self.checkpoints, *texts):
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink(missing_ok=True)
+                    remove(path)
 
-    def reopen(self, step: int) -> None:
+    def reopen(self, step: int, *, is_whole: bool = True) -> None:
         """Take the mark of a run that was finished after ``step`` steps away; its final weights get another name."""
         with self._writing():
             if self.finished:
-                self.model.rename(self.path / FORMER_MODEL.format(f"{step:08d}"))
+                self.model.replace(self.path / (FORMER_MODEL.format(f"{step:08d}") if is_whole else DAMAGED_MODEL))
 
     def start(self, config: str, plan: str, *, metrics_size: int) -> None:
         """Write the config and the plan, and cut ``metrics.jsonl`` to its first ``metrics_size`` bytes."""
         with self._writing():
+            self.write_texts(config, plan)
+            self.history.open(metrics_size)
+
+    def write_texts(self, config: str, plan: str) -> None:
+        """Write the config and the plan."""
+        with self._writing():
             write_file(self.path / CONFIG, config)
             write_file(self.path / PLAN, plan)
-            self.metrics.touch()
-            if self.metrics.stat().st_size > metrics_size:
-                os.truncate(self.metrics, metrics_size)
 
-    def add_metrics(self, values: Mapping[str, float | int]) -> None:
+    def salvage_metrics(self, step: int) -> int:
+        """Keep the whole lines of a damaged ``metrics.jsonl`` up to ``step`` steps; return their size in bytes."""
+        with self._writing():
+            return self.history.salvage(self.path / DAMAGED_METRICS, step)
+
+    def add_metrics(self, values: Mapping[str, Value]) -> None:
         """Add a line to ``metrics.jsonl``; raises ``RunError`` if it cannot be written."""
-        with self._going_on(), self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({name: _finite(value) for name, value in values.items()}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with self._going_on():
+            self.history.add(values)
 
     def last_metrics(self) -> dict[str, float]:
-        """Return the values of the last line of ``metrics.jsonl``."""
-        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
-        values: dict[str, float] = json.loads(lines[-1]) if lines else {}
-        return values
+        """Return the numbers of the last line of ``metrics.jsonl``."""
+        return self.history.last()
 
     @property
     def metrics_size(self) -> int:
         """The length of ``metrics.jsonl`` in bytes."""
-        return self.metrics.stat().st_size
+        return self.metrics_mark.size
 
-    def finish(self, model: Mapping[str, Tensor]) -> None:
-        """Write the final weights, which marks the run as finished; raises ``RunError`` if they cannot be written."""
+    @property
+    def metrics_mark(self) -> Mark:
+        """How long ``metrics.jsonl`` is, and its checksum."""
+        return self.history.mark
+
+    def finish(self, model: Mapping[str, Tensor], record: Mapping[str, Any] | None = None) -> None:
+        """Write the final weights with a record of the run, which marks it as finished.
+
+        Raises ``RunError`` if they cannot be written.
+        """
         with self._going_on():
-            write_tensors(self.model, model)
+            write_model(self.model, model, record or {})
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunDirectoryError(
+                f"run_dir: {error.filename or self.path} cannot be read: {error.strerror}; make it readable, or choose "
+                "another run_dir"
+            ) from error
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise RunDirectoryError(f"run_dir: {str(self.path)!r} cannot be written: {error.strerror}") from error
+            raise RunDirectoryError(
+                f"run_dir: {str(self.path)!r} cannot be written: {error.strerror} ({error.filename}); make "
+                "it writable, or choose another run_dir"
+            ) from error
 
     @contextmanager
     def _going_on(self) -> Iterator[None]:
@@ -140,8 +194,3 @@ class RunDirectory:
                 f"run_dir: {str(self.path)!r} cannot be written any more: {error.strerror}; the checkpoints there are "
                 "whole: mend this, and go on with --resume"
             ) from error
-
-
-def _finite(value: float | int) -> float | int | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None

@@ -41,7 +41,7 @@ class Snapshot:
     metrics: TrainingMetrics
     scaler: GradScaler | None
 
-    def take(self, config: RunConfig, **loop: float) -> Checkpoint:
+    def take(self, config: RunConfig, **loop: Any) -> Checkpoint:
         """Return everything as a checkpoint, with what the loop adds of its own."""
         optimizer, optimizer_data = split_optimizer(self.optimizer.state_dict())
         parts = {

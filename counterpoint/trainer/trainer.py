@@ -188,17 +188,16 @@ class Trainer:
                 if self._accelerator.is_main_process:
                     held.enter_context(locked(self._folder.path))
             begin = self._begin(report, resume=resume, overwrite=overwrite, allow_changes=allow_changes)
-            if begin.checkpoint is not None and begin.is_finished and self._folder is not None:
+            if begin.is_finished and self._folder is not None:
                 report.message(f"{self._folder.path} holds this run, finished; nothing is left to do")
-                return Summary(int(begin.checkpoint.data["step"]), self._folder.last_metrics(), self._folder.model)
+                return Summary(begin.step, self._folder.last_metrics(), self._folder.model)
             self._has_run = True
             report.message("\n".join([self.plan.explain(), *self.notes]))
             if self.config.compile:
                 report.message("compiling the plan: some of the first batches take seconds longer")
-            step = 0 if begin.checkpoint is None else int(begin.checkpoint.data["step"])
             trackers = Trackers()
             if self._folder is not None and self._accelerator.is_main_process:
-                trackers = held.enter_context(tracking(self.config, self.plan, self._folder.trackers, step=step))
+                trackers = held.enter_context(tracking(self.config, self.plan, self._folder.trackers, step=begin.step))
             summary = self._train(begin.checkpoint, report, stop, trackers)
         if summary is None:  # at the end of `with`, the program's own handler of the signal let it go on
             raise RunError(f"the run was ended by {stop.name}; go on with it by resume=True")
@@ -242,7 +241,7 @@ class Trainer:
         if folder is None:
             return begin
         self._accelerator.wait_for_everyone()  # every process has looked before the first one writes
-        if self._accelerator.is_main_process and not begin.is_finished:
+        if self._accelerator.is_main_process:
             make_ready(folder, self.config, self.plan, begin, overwrite=overwrite)
         self._accelerator.wait_for_everyone()
         return begin
