@@ -60,6 +60,12 @@ class Batch:
     num_classes: int | None = None
     writable: bool = False
     further: tuple[Tensor, ...] = ()
+    given_targets: Tensor | None = None
+
+    @property
+    def original(self) -> Tensor:
+        """The targets as the loader gave them, of the samples that are in the batch: for metrics."""
+        return self.targets if self.given_targets is None else self.given_targets
 
     @property
     def all_inputs(self) -> tuple[Tensor, ...]:

@@ -52,8 +52,14 @@ class Call(NamedTuple):
     active: bool = True
 
     def __call__(self, batch: Batch) -> Batch:
-        """Return the batch after the edit, which every input tensor gets with the same draws."""
+        """Return the batch after the edit, which every input tensor gets with the same draws.
+
+        Where samples are chosen, the original targets are chosen alike.
+        """
         edited = self.edit(batch, self.draws)
+        if batch.given_targets is not None and len(edited.targets) != len(batch.targets):
+            chosen = self.edit(replace(batch, inputs=batch.given_targets, further=()), self.draws)
+            edited = replace(edited, given_targets=chosen.inputs)
         if not batch.further:
             return edited
         others = (replace(batch, inputs=inputs, further=()) for inputs in batch.further)

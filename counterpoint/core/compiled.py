@@ -105,7 +105,8 @@ class _Variant:
     def __init__(self, backend: str, calls: Sequence[Call], batch: Batch, edited: Batch, *, selects: bool) -> None:
         self._backend = backend
         self._inputs = None if edited.inputs is batch.inputs else edited.inputs.to("meta")
-        self._facts = replace(edited, inputs=torch.empty(0), targets=torch.empty(0), writable=self._inputs is not None)
+        held = replace(edited, inputs=torch.empty(0), targets=torch.empty(0), given_targets=None)
+        self._facts = replace(held, writable=self._inputs is not None)
         self._selects = selects
         self._chain: Callable[..., tuple[Tensor, Tensor]] | None = None
         self._names = ", ".join(call.edit.name for call in calls)
@@ -122,7 +123,8 @@ class _Variant:
         flags = _flags(calls, device) if self._selects else None
         out = empty_like(self._inputs) if self._inputs is not None and device.type == "cpu" else None
         inputs, targets = self._chain(batch.inputs, batch.targets, [call.draws for call in calls], flags, out)
-        return replace(self._facts, inputs=inputs, targets=targets, writable=self._facts.writable or batch.writable)
+        edited = replace(self._facts, inputs=inputs, targets=targets, given_targets=batch.given_targets)
+        return replace(edited, writable=self._facts.writable or batch.writable)
 
 
 def _compiled(

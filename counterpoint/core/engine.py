@@ -216,6 +216,13 @@ class Engine:
             with self.span(Event.UPDATE):
                 yield loss
 
+    @property
+    def original(self) -> Tensor:
+        """The targets of the batch at hand as the loader gave them; raises ``RunError`` where no batch is open."""
+        if self._opened.at_hand is None:
+            raise RunError("no batch is open: read engine.original within engine.batch(...)")
+        return self._opened.at_hand.batch.original
+
     def draws(self) -> dict[str, Any]:
         """Return the draws of the methods that act on the batch at hand, by their names in the plan."""
         return {} if self._opened.at_hand is None else dict(self._opened.at_hand.draws)

@@ -112,7 +112,8 @@ def _given(plan: Plan, inputs: Inputs, targets: Tensor, *, donate: bool = False)
     # What is written into one tensor must not show in another.
     apart = len({tensor.untyped_storage().data_ptr() for tensor in (first, *further)}) == 1 + len(further)
     kinds = (facts.inputs, facts.task.targets, facts.task.name, facts.num_classes)
-    return check_batch(plan, Batch(first, targets, *kinds, writable=donate and apart, further=tuple(further)))
+    batch = Batch(first, targets, *kinds, donate and apart, tuple(further), given_targets=targets)
+    return check_batch(plan, batch)
 
 
 class _Editing:

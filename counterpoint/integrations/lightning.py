@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CheckpointError, RunError
 from counterpoint.core.plan import Plan
@@ -25,7 +27,25 @@ from counterpoint.integrations.criterion import with_loss
 from counterpoint.integrations.lightning_limits import check_fit, check_loss, check_model
 from counterpoint.integrations.lightning_training import Training, evaluate, instead
 
-__all__ = ["CounterpointCallback"]
+__all__ = ["CounterpointCallback", "original_targets"]
+
+
+def original_targets(module: pl.LightningModule, targets: Tensor) -> Tensor:
+    """Return the targets as the loader gave them, for metrics; to be called in a step of the module.
+
+    ``targets`` are those of the batch that the step was given. While it trains with a ``CounterpointCallback`` they are
+    edited; elsewhere they are returned as they are.
+
+    >>> import torch
+    >>> original_targets(pl.LightningModule(), torch.tensor([1, 2]))
+    tensor([1, 2])
+    """
+    trainer = module._trainer
+    if trainer is None or not trainer.training:
+        return targets
+    callbacks = (held for held in vars(trainer)["callbacks"] if isinstance(held, CounterpointCallback))
+    callback = next(callbacks, None)
+    return targets if callback is None else callback.engine.original
 
 
 class CounterpointCallback(pl.Callback):
