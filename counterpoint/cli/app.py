@@ -74,6 +74,7 @@ def check(
     overrides: Overrides = None,
     form: Annotated[Format, typer.Option("--format", help="How the plan or the faults are written.")] = Format.TEXT,
     pairs: Annotated[bool, typer.Option("--pairs", help="Show the rule and reason for every pair of steps.")] = False,
+    data: Annotated[bool, typer.Option("--data", help="Read all of the data through, as train does first.")] = False,
     draw: Annotated[
         int | None, typer.Option("--draw", metavar="STEP", min=0, help="Show what is drawn for a batch.")
     ] = None,
@@ -81,7 +82,7 @@ def check(
     """Show the plan of a config, or every fault in it; nothing is written."""
     from counterpoint.cli.run import check_config
 
-    check_config(config, overrides or [], as_json=form is Format.JSON, pairs=pairs, draw=draw)
+    check_config(config, overrides or [], as_json=form is Format.JSON, pairs=pairs, draw=draw, whole_data=data)
 
 
 @app.command("list")

@@ -16,6 +16,7 @@ from counterpoint.core.batch import BatchSpec
 from counterpoint.core.errors import CompositionError, ConfigError, DataError, RunDirectoryError
 from counterpoint.core.faults import Fault
 from counterpoint.core.member import named
+from counterpoint.plugins.guard import exits_refused, guarded
 from counterpoint.trainer.components import ComponentOf
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.explain import config_error, plain_fault
@@ -37,23 +38,28 @@ def train_config(
         raise ConfigError(
             f"{path}: run_dir: is missing; write the folder to keep the run in, such as `run_dir: runs/1`"
         )
-    with _told(path):
-        trainer.data.verify()
+    _verify(path, trainer)
     try:
-        trainer.fit(resume=resume, overwrite=overwrite, allow_changes=allow_changes)
+        with exits_refused():
+            trainer.fit(resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     except RunDirectoryError as error:
         raise RunDirectoryError(f"{path}: {error}") from error
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()  # which NCCL asks for; after an error it would wait for the others
 
 
-def check_config(path: str, overrides: Sequence[str], *, as_json: bool, pairs: bool, draw: int | None) -> None:
+def check_config(
+    path: str, overrides: Sequence[str], *, as_json: bool, pairs: bool, draw: int | None, whole_data: bool = False
+) -> None:
     """Print the plan of a config; ``as_json`` also writes the faults of a wrong one to stdout.
 
-    ``pairs`` gives the rule for every pair of steps, and ``draw`` the draws for that device batch.
+    ``pairs`` gives the rule for every pair of steps, and ``draw`` the draws for that device batch. ``whole_data`` reads
+    all of the data through, as training does before anything is written.
     """
     try:
         trainer = _trainer(path, _checked(path, overrides))
+        if whole_data:
+            _verify(path, trainer)
     except ConfigError as error:
         if as_json:
             faults = error.faults or (plain_fault(str(error).removeprefix(f"{path}: ")),)
@@ -107,8 +113,14 @@ def _trainer(path: str, config: RunConfig) -> Trainer:
     """Make everything that a run needs, before anything is trained or written; every fault names the file."""
     from counterpoint.trainer.trainer import Trainer  # slow to import, which a wrong config should not wait for
 
-    with _told(path):
+    with _told(path), guarded():
         return Trainer(config)
+
+
+def _verify(path: str, trainer: Trainer) -> None:
+    """Read all of the data through."""
+    with _told(path), guarded():
+        trainer.data.verify()
 
 
 @contextmanager
@@ -133,7 +145,8 @@ def _further_faults(tree: Mapping[str, Any]) -> tuple[Fault, ...]:
     items = listed if isinstance(listed, list) else []
     sound = [item for item in items if _is_sound(item)]
     try:
-        Trainer(RunConfig.model_validate({**tree, "algorithms": sound}))
+        with guarded():
+            Trainer(RunConfig.model_validate({**tree, "algorithms": sound}))
     except CompositionError as error:
         return tuple(
             fault

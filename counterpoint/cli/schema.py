@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from counterpoint.plugins.guard import guarded
 from counterpoint.trainer.schema import config_schema
 
 __all__ = ["print_schema"]
@@ -14,7 +15,8 @@ __all__ = ["print_schema"]
 
 def print_schema() -> None:
     """Print the JSON Schema of a config, and on stderr what is not in it because it cannot be used."""
-    schema, broken = config_schema()
+    with guarded():
+        schema, broken = config_schema()
     for error in broken:
         sys.stderr.write(f"left out: {error}\n")
     typer.echo(json.dumps(schema, indent=2))

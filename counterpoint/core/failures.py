@@ -12,18 +12,20 @@ from counterpoint.core.errors import CounterpointError, MethodError
 
 __all__ = ["MethodCode", "describe_error"]
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
 
 
 def describe_error(error: BaseException) -> str:
-    """Return the type of an error, its message, and the file and line outside torch that raised it.
+    """Return the type of an error, its message, and the line that raised it: outside torch and Counterpoint, if any.
 
     >>> describe_error(ValueError("no such sign"))
     'ValueError: no such sign'
     """
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_TORCH)]
-    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
+    foreign = [frame for frame in frames if not frame.filename.startswith(_HERE)]
+    last = (foreign or frames or [None])[-1]
+    return text if last is None else f"{text} ({last.filename}, line {last.lineno})"
 
 
 class MethodCode:

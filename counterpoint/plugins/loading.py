@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 from stevedore.extension import ExtensionManager
 from stevedore.named import NamedExtensionManager
 
+from counterpoint.plugins.guard import guarded
+
 __all__ = ["load"]
 
 
@@ -38,4 +40,5 @@ def _raise(manager: ExtensionManager[Any], point: EntryPoint, error: BaseExcepti
 
 def load(point: EntryPoint) -> Any:
     """Import the module of an entry point and return its object; raises whatever importing it raises."""
-    return _OneEntryPoint(point)[point.name].plugin
+    with guarded():
+        return _OneEntryPoint(point)[point.name].plugin

@@ -11,12 +11,24 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, Vali
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from counterpoint.core.algorithm import Algorithm, build
-from counterpoint.core.errors import PluginError, UnknownNameError, nearest
+from counterpoint.core.errors import ConfigError, CounterpointError, PluginError, UnknownNameError, nearest
+from counterpoint.core.failures import describe_error
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS
+from counterpoint.plugins.guard import guarded
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS
 from counterpoint.trainer.settings import MARK
 
-__all__ = ["BROKEN_PLUGIN", "DEFAULTS", "NO_COMPONENT", "ROLES", "UNKNOWN_NAME", "ComponentOf", "Names", "Table"]
+__all__ = [
+    "BROKEN_PLUGIN",
+    "DEFAULTS",
+    "NO_COMPONENT",
+    "ROLES",
+    "UNKNOWN_NAME",
+    "ComponentOf",
+    "Names",
+    "Table",
+    "build_component",
+]
 
 UNKNOWN_NAME, BROKEN_PLUGIN, NO_COMPONENT = "unknown_name", "broken_plugin", "no_component"
 """The types of the pydantic errors for a name that is not registered, one that cannot be used, and no name at all."""
@@ -111,6 +123,25 @@ class ComponentOf:
             raise PydanticCustomError(UNKNOWN_NAME, "{reason}", {"reason": f"{error}{path}"}) from error
         except PluginError as error:
             raise PydanticCustomError(BROKEN_PLUGIN, "{reason}", {"reason": str(error)}) from error
+
+
+def build_component(role: str, component: BaseModel, *arguments: object) -> Any:
+    """Make the real thing from the settings of a component.
+
+    What its code prints goes to stderr. Raises ``ConfigError`` that names the component, its package, and the line for
+    an error of that code; errors that Counterpoint raises on purpose pass.
+    """
+    try:
+        with guarded():
+            return component.build(*arguments)  # type: ignore[attr-defined]
+    except (CounterpointError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        name, package = _name_of(role, type(component)), type(component).__module__.partition(".")[0]
+        raise ConfigError(
+            f"{role}: {name!r} of the package {package} cannot be built: {describe_error(error)}; change its settings, "
+            f"or upgrade or fix {package}"
+        ) from error
 
 
 @cache

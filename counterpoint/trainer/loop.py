@@ -17,6 +17,7 @@ from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
 from counterpoint.trainer.checkpoint import Checkpoint, checkpoint_path, prune_checkpoints, write_checkpoint
 from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.examples import batches
 from counterpoint.trainer.metrics import EvaluationMetrics, TrainingMetrics
 from counterpoint.trainer.passes import Passes, as_mean
 from counterpoint.trainer.planning import is_due, total_batches, trains_on_dense
@@ -128,7 +129,7 @@ class Loop:
         """Train to the end of the epoch, from wherever in it the run stands."""
         self._job.sampler.start(*divmod(self.step, self._steps))
         self._model.train()
-        for inputs, targets in prefetch(self._loader, self._accelerator.device):
+        for inputs, targets in prefetch(batches(self._loader, "training"), self._accelerator.device):
             self._train(inputs, targets)
             self._after_step()
             if self.step == self._total:
@@ -218,7 +219,7 @@ class Loop:
             # Each process has batch-norm statistics of its own batches; those of the first are what is exported.
             broadcast(list(self._raw.buffers()))
             self._raw.eval()
-            for inputs, targets in prefetch(loader, accelerator.device):
+            for inputs, targets in prefetch(batches(loader, "evaluation"), accelerator.device):
                 prepared, wanted = plan.prepare(inputs, targets)
                 outputs = self._raw(prepared)
                 metrics.update(*as_mean(plan, plan.loss(outputs, wanted), wanted), outputs, targets)

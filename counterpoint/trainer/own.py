@@ -13,7 +13,9 @@ from torch.utils.data import DataLoader
 from counterpoint.core.errors import ConfigError, DataError
 from counterpoint.core.kinds import BYTES, FEATURES, IMAGE, TASKS, TOKENS, Field
 from counterpoint.core.plan import Plan
+from counterpoint.trainer.components import build_component
 from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.examples import Failure, attempt
 from counterpoint.trainer.spec import DataModule, DataSpec, SizedDataset
 
 __all__ = ["bring_together", "check_prepared"]
@@ -61,7 +63,11 @@ def bring_together(
 def _config_data(config: RunConfig) -> DataModule:
     if config.data is None:
         raise ConfigError("data: is missing; write a registered data set, such as `data: digits`, or give Trainer data")
-    data: DataModule = config.data.build()
+    data = build_component("data", config.data)
+    if not isinstance(data, DataModule):
+        raise ConfigError(
+            f"data: its build must return a DataModule, and returned {type(data).__name__}; use other data"
+        )
     return data
 
 
@@ -90,7 +96,9 @@ def _first_input(data: SizedDataset, name: str) -> Tensor:
         )
     if len(data) == 0:
         raise DataError(f"the {name} data is empty; give it at least 1 example")
-    item = data[0]
+    item = attempt(lambda: data[0], 0)
+    if isinstance(item, Failure):
+        raise DataError(item.message if item.message.startswith("data.") else f"the {name} data: {item.message}")
     if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], Tensor):
         raise DataError(f"the items of the {name} data must be (input tensor, target), and the first is {item!r:.80}")
     return item[0]
@@ -117,7 +125,11 @@ def _build(config: RunConfig, spec: DataSpec) -> nn.Module:
     # torch's initialisers take their numbers from the global generator, which is left as it was found.
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(config.seed)
-        model: nn.Module = config.model.build(spec)
+        model = build_component("model", config.model, spec)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"model: its build must return a torch.nn.Module, and returned {type(model).__name__}; use another model"
+        )
     return model
 
 

@@ -18,6 +18,7 @@ from counterpoint.core.kinds import BYTES, DENSE, NORMALIZED, Field
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.plan import Plan
 from counterpoint.losses import Loss, resolve_loss
+from counterpoint.trainer.components import build_component
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.sampler import EpochSampler
 from counterpoint.trainer.spec import DataSpec
@@ -46,7 +47,7 @@ def plan_run(
         raise ConfigError(
             f"task: {config.task!r} is not that of the data; write `task: {spec.task}`, or use other data"
         )
-    loss = config.loss.build()
+    loss = build_component("loss", config.loss)
     try:
         plan = compose(
             [*additions(config, spec, model_inputs), *config.algorithms],

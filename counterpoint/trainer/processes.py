@@ -11,9 +11,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, gather_object
 
-from counterpoint.core.errors import ConfigError, CounterpointError, RunError
+from counterpoint.core.errors import ConfigError, CounterpointError, DataError, MethodError, RunError
+from counterpoint.core.failures import describe_error
+from counterpoint.plugins.guard import ProcessExit
 
-__all__ = ["check_agreement", "check_count", "make_accelerator", "peers"]
+__all__ = ["check_agreement", "check_count", "failures", "make_accelerator", "peers"]
 
 _PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 _SHARDING = {
@@ -121,6 +123,24 @@ def peers(accelerator: Accelerator, go_back: Callable[[], str]) -> Iterator[None
             f"process {number} of {count} ends, because another process of this run has ended or answers no more; the "
             f"output of that one says why; {go_back()} (the connection: {str(error).split('. ')[0]})"
         ) from error
+
+
+@contextmanager
+def failures(step: Callable[[], int], go_back: Callable[[], str]) -> Iterator[None]:
+    """Say after how many steps the code of a model, a loss, a data set or a method failed, and what to go on from.
+
+    Raises ``DataError`` and ``MethodError`` with both, and ``RunError`` for any error that is not Counterpoint's.
+    """
+    try:
+        yield
+    except (DataError, MethodError) as error:
+        raise type(error)(f"{error}; this was after {step()} steps; {go_back()}") from error.__cause__ or error
+    except (CounterpointError, torch.OutOfMemoryError):
+        raise
+    except (Exception, ProcessExit) as error:
+        if isinstance(error, RuntimeError) and _is_of_connection(error):
+            raise
+        raise RunError(f"the run failed after {step()} steps: {describe_error(error)}; {go_back()}") from error
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

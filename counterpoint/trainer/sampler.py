@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
+from counterpoint.trainer.examples import Failure, attempt, collate
 from counterpoint.trainer.spec import Example, RandomDataset, SizedDataset
 from counterpoint.trainer.stop import leave_signals_to_parent
 
@@ -59,36 +60,41 @@ class EpochSampler(Sampler[list[Key]]):
             yield [(self._epoch, index) for index in order[first : first + self.batch_size]]
 
 
-class _Keyed(Dataset[Example]):
+class _Keyed(Dataset[Example | Failure]):
     """A data set addressed by (epoch, index)."""
 
     def __init__(self, data: SizedDataset, seed: int) -> None:
         self._data, self._seed = data, seed
 
-    def __getitem__(self, key: Key) -> Example:
-        epoch, index = key
+    def __getitem__(self, key: Key) -> Example | Failure:
+        return attempt(lambda: self._example(*key), key[1])
+
+    def _example(self, epoch: int, index: int) -> Example:
         if isinstance(self._data, RandomDataset):
             return self._data.example(index, Rng(self._seed, f"example/{index}", epoch, None))
         return self._data[index]
 
 
-class _Indexed(Dataset[Example]):
+class _Indexed(Dataset[Example | Failure]):
     """A data set addressed by index, as torch's loader types it."""
 
     def __init__(self, data: SizedDataset) -> None:
         self._data = data
 
-    def __getitem__(self, index: int) -> Example:
-        return self._data[index]
+    def __getitem__(self, index: int) -> Example | Failure:
+        return attempt(lambda: self._data[index], index)
 
 
-def train_loader(data: SizedDataset, sampler: EpochSampler, *, seed: int, workers: int) -> DataLoader[Example]:
+def train_loader(
+    data: SizedDataset, sampler: EpochSampler, *, seed: int, workers: int
+) -> DataLoader[Example | Failure]:
     """Load the batches that ``sampler`` gives with ``workers`` processes, or in this one for 0."""
     return DataLoader(
         _Keyed(data, seed),
         batch_sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=_own_generator(),
         worker_init_fn=leave_signals_to_parent,
@@ -97,13 +103,14 @@ def train_loader(data: SizedDataset, sampler: EpochSampler, *, seed: int, worker
 
 def evaluation_loader(
     data: SizedDataset, batch_size: int, *, workers: int, rank: int = 0, ranks: int = 1
-) -> DataLoader[Example]:
+) -> DataLoader[Example | Failure]:
     """Load every ``ranks``-th example in order, in batches of ``batch_size``."""
     return DataLoader(
         _Indexed(data),
         batch_size=batch_size,
         sampler=range(rank, len(data), ranks),
         num_workers=workers,
+        collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         generator=_own_generator(),
         worker_init_fn=leave_signals_to_parent,

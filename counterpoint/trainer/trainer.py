@@ -21,7 +21,7 @@ from counterpoint.trainer.lock import locked
 from counterpoint.trainer.opening import Begin, find_begin, make_ready
 from counterpoint.trainer.own import bring_together, check_prepared
 from counterpoint.trainer.planning import additions, plan_run, total_batches
-from counterpoint.trainer.processes import check_agreement, make_accelerator, peers
+from counterpoint.trainer.processes import check_agreement, failures, make_accelerator, peers
 from counterpoint.trainer.report import Report, make_report
 from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import EpochSampler
@@ -176,7 +176,9 @@ class Trainer:
     def _go_back(self) -> str:
         """Say what there is to go on from."""
         kept = [] if self._folder is None else list_checkpoints(self._folder.checkpoints)
-        return f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint to go back to"
+        if not kept:
+            return "there is no checkpoint to go back to"
+        return f"the last checkpoint is {kept[-1]}: go on from it by --resume or fit(resume=True)"
 
     def _fit(self, *, resume: bool, overwrite: bool, allow_changes: bool) -> Summary:
         """Train to the end."""
@@ -227,7 +229,8 @@ class Trainer:
             began = int(checkpoint.data["processes"])
             other = f" (begun by {began} processes)" if began != self._split.processes else ""
             report.message(f"resumed after step {loop.step}{other}")
-        is_done = loop.run()
+        with failures(lambda: loop.step, self._go_back):
+            is_done = loop.run()
         path = None if self._folder is None else self._folder.model
         return Summary(loop.step, loop.metrics, path) if is_done else None
 
