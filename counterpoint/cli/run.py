@@ -13,10 +13,18 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, distributed
 
 from counterpoint.core.batch import BatchSpec
-from counterpoint.core.errors import CompositionError, ConfigError, DataError, RunDirectoryError
+from counterpoint.core.errors import (
+    CompositionError,
+    ConfigError,
+    CounterpointError,
+    DataError,
+    RunDirectoryError,
+    RunError,
+)
+from counterpoint.core.failures import describe_error
 from counterpoint.core.faults import Fault
 from counterpoint.core.member import named
-from counterpoint.plugins.guard import exits_refused, guarded
+from counterpoint.plugins.guard import ProcessExit, exits_refused, guarded
 from counterpoint.trainer.components import ComponentOf
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.explain import config_error, plain_fault
@@ -44,6 +52,10 @@ def train_config(
             trainer.fit(resume=resume, overwrite=overwrite, allow_changes=allow_changes)
     except RunDirectoryError as error:
         raise RunDirectoryError(f"{path}: {error}") from error
+    except CounterpointError:
+        raise
+    except (Exception, ProcessExit) as error:
+        raise RunError("; ".join([describe_error(error), *getattr(error, "__notes__", ())])) from error
     if distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()  # which NCCL asks for; after an error it would wait for the others
 

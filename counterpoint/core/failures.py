@@ -24,8 +24,8 @@ def describe_error(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_TORCH)]
     foreign = [frame for frame in frames if not frame.filename.startswith(_HERE)]
-    last = (foreign or frames or [None])[-1]
-    return text if last is None else f"{text} ({last.filename}, line {last.lineno})"
+    shown = (foreign or frames)[-1:]
+    return " ".join([text, *(f"({frame.filename}, line {frame.lineno})" for frame in shown)])
 
 
 class MethodCode:

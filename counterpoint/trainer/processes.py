@@ -12,7 +12,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, gather_object
 
 from counterpoint.core.errors import ConfigError, CounterpointError, DataError, MethodError, RunError
-from counterpoint.core.failures import describe_error
 from counterpoint.plugins.guard import ProcessExit
 
 __all__ = ["check_agreement", "check_count", "failures", "make_accelerator", "peers"]
@@ -129,18 +128,17 @@ def peers(accelerator: Accelerator, go_back: Callable[[], str]) -> Iterator[None
 def failures(step: Callable[[], int], go_back: Callable[[], str]) -> Iterator[None]:
     """Say after how many steps the code of a model, a loss, a data set or a method failed, and what to go on from.
 
-    Raises ``DataError`` and ``MethodError`` with both, and ``RunError`` for any error that is not Counterpoint's.
+    Raises ``DataError`` and ``MethodError`` with both. An error that is not Counterpoint's keeps its type, with a note.
     """
     try:
         yield
     except (DataError, MethodError) as error:
         raise type(error)(f"{error}; this was after {step()} steps; {go_back()}") from error.__cause__ or error
-    except (CounterpointError, torch.OutOfMemoryError):
+    except CounterpointError:
         raise
     except (Exception, ProcessExit) as error:
-        if isinstance(error, RuntimeError) and _is_of_connection(error):
-            raise
-        raise RunError(f"the run failed after {step()} steps: {describe_error(error)}; {go_back()}") from error
+        error.add_note(f"the run failed after {step()} steps; {go_back()}")
+        raise
 
 
 def _is_of_connection(error: RuntimeError) -> bool:

@@ -132,11 +132,11 @@ def test_a_build_that_returns_something_else(role: str, install: Install, folder
     ("part", "code", "named"),
     [
         ("apply", "if COUNT.append(0) or len(COUNT) == 3: raise Failure('lost')", "outside.apply failed at step 2: "),
-        ("apply", "if COUNT.append(0) or len(COUNT) == 3: os._exit(0)", "the run failed after 2 steps: "),
+        ("apply", "if COUNT.append(0) or len(COUNT) == 3: os._exit(0)", "the run failed after 2 steps; "),
         (
             "forward",
             "if self.training and (COUNT.append(0) or len(COUNT) == 3): raise Failure('lost')",
-            "the run failed after 2 steps: ",
+            "the run failed after 2 steps; ",
         ),
     ],
 )
