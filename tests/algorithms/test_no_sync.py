@@ -89,7 +89,9 @@ def calls(plan: cp.Plan, step: int, size: int) -> Iterator[Call]:
             yield from (Call(edit, plan.ignore_index) for edit in planned.edits[planned.name])
             continue
         for member in planned.work.leaves:
-            drawn = draw(member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0))
+            drawn = draw(
+                plan, member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0)
+            )
             drawn = map_draws(lambda tensor: tensor.to(DEVICE), drawn)
             for edit in planned.edits[member.identity]:
                 function = with_losses(edit.function) if edit.sample_losses else edit.function
