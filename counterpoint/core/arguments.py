@@ -22,6 +22,8 @@ MOST = (1 << 63) - 1
 
 def shown(value: object) -> str:
     """Return a value for a message: short, and in one line."""
+    if isinstance(value, torch.Tensor) and (value.is_nested or value.layout is not torch.strided):
+        return "a nested or sparse tensor"
     if isinstance(value, torch.Tensor | np.ndarray) and value.ndim:
         return f"{'a tensor' if isinstance(value, torch.Tensor) else 'a NumPy array'} of shape {tuple(value.shape)}"
     if isinstance(value, int) and value.bit_length() > _WRITTEN_OUT:

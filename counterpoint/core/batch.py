@@ -35,9 +35,9 @@ def checked_spec(batch: object, inputs: Kind) -> BatchSpec:
         raise ArgumentError(f"batch is {shown(batch)}; it is a counterpoint.BatchSpec, as BatchSpec(32, (3, 8, 8))")
     if not isinstance(batch.shape, tuple):
         raise ArgumentError(f"batch.shape is {shown(batch.shape)}; it is a tuple, the shape of the inputs of a sample")
-    if inputs in IMAGES and len(batch.shape) != 3:
-        raise ArgumentError(f"batch.shape is {batch.shape}; {inputs} inputs of a sample are (C, H, W)")
     shape = tuple(whole_number("batch.shape", extent, low=1) for extent in batch.shape)
+    if inputs in IMAGES and len(shape) != 3:
+        raise ArgumentError(f"batch.shape is {shape}; {inputs} inputs of a sample are (C, H, W)")
     classes = None if batch.num_classes is None else whole_number("batch.num_classes", batch.num_classes, low=1)
     return BatchSpec(whole_number("batch.size", batch.size, low=1), shape, classes)
 

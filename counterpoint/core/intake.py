@@ -1,9 +1,10 @@
-"""Holding a batch to what the user stated of it."""
+"""Checking a batch against what the user stated of it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,8 +13,9 @@ from counterpoint.core.conversions import Conversion, check_classes
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
 from counterpoint.core.plan import Plan
+from counterpoint.core.tensors import INTEGER, check_tensor
 
-__all__ = ["MASS_ERROR", "check_batch", "check_masses", "check_values", "input_tensors", "masses"]
+__all__ = ["MASS_ERROR", "check_batch", "check_masses", "check_targets", "check_values", "input_tensors", "masses"]
 
 MASS_ERROR = 1e-3
 """How far the mass of a dense row may be from 0 or 1: what half precision leaves."""
@@ -23,8 +25,20 @@ def input_tensors(inputs: Inputs) -> tuple[Tensor, ...]:
     """Return the input tensors that a caller gave; raises ``DataError`` for anything but tensors."""
     given = (inputs,) if isinstance(inputs, Tensor) else inputs
     if not isinstance(given, tuple) or not given or not all(isinstance(tensor, Tensor) for tensor in given):
-        raise DataError(f"inputs are a tensor, or a tuple of tensors, not {type(inputs).__name__}")
+        fix = ": give torch.as_tensor(inputs)" if isinstance(inputs, np.ndarray) else ""
+        raise DataError(f"inputs are a tensor, or a tuple of tensors, not {type(inputs).__name__}{fix}")
+    if len({tensor.device for tensor in given}) == 1:  # else that is what is said
+        for tensor in given:
+            check_tensor("inputs", tensor)
     return given
+
+
+def check_targets(targets: object, inputs: Tensor) -> Tensor:
+    """Return targets that are a tensor on the device of the inputs; raises ``DataError`` for anything else."""
+    found = check_tensor("targets", targets)
+    if found.device != inputs.device:
+        raise DataError(f"targets lie on {found.device} and inputs on {inputs.device}: move them to one device")
+    return found
 
 
 def check_batch(plan: Plan, batch: Batch) -> Batch:
@@ -53,8 +67,21 @@ def check_batch(plan: Plan, batch: Batch) -> Batch:
         )
     check_values(batch.targets, batch.targets_kind, batch.num_classes)
     if batch.targets_kind == DENSE:
+        _check_dense_axes(batch)
         check_masses(batch.targets)
     return batch
+
+
+def _check_dense_axes(batch: Batch) -> None:
+    """Check that dense targets have positions where the task has some."""
+    axes = 4 if batch.inputs_kind in IMAGES else None
+    wanted = axes if batch.task == "segmentation" else 2 if batch.task == "multiclass" else None
+    if wanted is not None and batch.targets.ndim != wanted:
+        form = "(N, C, H, W)" if wanted == 4 else "(N, C)"
+        raise DataError(
+            f"dense targets of {batch.task} are {form}, not of shape {tuple(batch.targets.shape)}; state the task that "
+            "fits the data"
+        )
 
 
 def _given_dense(plan: Plan, batch: Batch) -> Batch:
@@ -72,14 +99,14 @@ def _given_dense(plan: Plan, batch: Batch) -> Batch:
 
 
 def _check_inputs(inputs: Tensor, kind: Kind) -> None:
-    if kind in IMAGES and inputs.ndim != 4:
+    if kind in IMAGES and (inputs.ndim != 4 or 0 in inputs.shape[1:]):
         raise DataError(f"{kind} inputs are (N, C, H, W), not {tuple(inputs.shape)}")
     if kind in IMAGES and _has_channels_last(inputs):
         raise DataError(
             f"{kind} inputs are (N, C, H, W), and {tuple(inputs.shape)} looks like (N, H, W, C): give "
             "inputs.permute(0, 3, 1, 2)"
         )
-    expected = {BYTES: inputs.dtype == torch.uint8, TOKENS: not inputs.is_floating_point()}
+    expected = {BYTES: inputs.dtype == torch.uint8, TOKENS: inputs.dtype in INTEGER}
     if not expected.get(kind, kind not in IMAGES or inputs.is_floating_point()):
         raise DataError(f"{kind} inputs cannot have dtype {inputs.dtype}; {kind.meaning}")
 
@@ -108,14 +135,24 @@ def _check_several(plan: Plan, batch: Batch) -> None:
 
 def _check_indices(plan: Plan, batch: Batch) -> None:
     positions = batch.task == "segmentation"
-    if (batch.targets.ndim > 1) is not positions or batch.targets.dtype == torch.bool:
-        form = "(N, positions)" if positions else "(N)"
+    on_pixels = positions and batch.inputs_kind in IMAGES
+    fits = batch.targets.ndim == 3 if on_pixels else (batch.targets.ndim > 1) is positions
+    if not fits or batch.targets.dtype == torch.bool or batch.targets.is_complex():
+        form = "(N, H, W)" if on_pixels else "(N, positions)" if positions else "(N)"
+        fix = "state the task that fits the data"
+        if _are_rows(batch):
+            fix = "rows of classes are given as indices, targets.argmax(1), or as probabilities, targets.float()"
         raise DataError(
             f"{batch.task} takes integer class indices of shape {form}, not {batch.targets.dtype} of shape "
-            f"{tuple(batch.targets.shape)}; state the task that fits the data"
+            f"{tuple(batch.targets.shape)}; {fix}"
         )
     if batch.num_classes is not None:
         check_classes(batch.targets.long(), batch.num_classes, plan.ignore_index)
+
+
+def _are_rows(batch: Batch) -> bool:
+    """Whether integer targets have a class axis, as one-hot rows have."""
+    return batch.targets.ndim > 1 and batch.targets.shape[1] == batch.num_classes
 
 
 def check_values(targets: Tensor, kind: Kind, num_classes: int | None) -> None:

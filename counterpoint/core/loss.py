@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from counterpoint.core.conversions import check_classes
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import Claim, Kind
+from counterpoint.core.tensors import check_tensor
 
-__all__ = ["LossSpec", "OutputKind", "check_outputs"]
+__all__ = ["LossSpec", "OutputKind", "check_shapes", "check_values"]
 
 
 def _any(outputs: Tensor) -> str:
@@ -26,7 +28,8 @@ class OutputKind:
 
     ``name`` is the word for it. ``wrong(outputs)`` says in words what shows that a tensor of outputs is not of this
     kind, and returns the empty text if nothing does; it is called on floating outputs, infinite ones included, without
-    gradients. ``fix`` says what to do then.
+    gradients. ``fix`` says what to do then. ``class_axis=True`` says that axis 1 ranges over the classes or labels: the
+    shapes of outputs and targets are then compared at every call, with each other and with the number of classes.
 
     >>> import torch
     >>> angles = OutputKind("angles", lambda outputs: "" if outputs.abs().max() <= 180 else "one is above 180")
@@ -37,6 +40,7 @@ class OutputKind:
     name: str
     wrong: Callable[[Tensor], str] = _any
     fix: str = "use a loss that takes what the model gives"
+    class_axis: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,33 @@ class LossSpec:
     settings: Any = field(default=None, compare=False)
 
 
-def check_outputs(loss: LossSpec, outputs: Tensor) -> None:
+def check_shapes(loss: LossSpec, outputs: object, targets: object, num_classes: int | None) -> None:
+    """Raise ``DataError`` for outputs and targets that are not tensors which a loss over classes can compare."""
+    if loss.outputs is None or not loss.outputs.class_axis:
+        return
+    given, wanted = check_tensor("outputs", outputs), check_tensor("targets", targets)
+    if given.ndim < 2 or (num_classes is not None and given.shape[1] != num_classes):
+        classes = "C" if num_classes is None else num_classes
+        raise DataError(
+            f"the loss {loss.name} takes outputs of shape (N, {classes}, ...), and these have {tuple(given.shape)}: "
+            "give the model as many outputs as there are classes, and state that number as num_classes"
+        )
+    indices = not wanted.is_floating_point()
+    expected = (given.shape[0], *given.shape[2:]) if indices else tuple(given.shape)
+    if wanted.shape != expected:
+        raise DataError(
+            f"the loss {loss.name} takes targets of shape {expected} for outputs of shape {tuple(given.shape)}, and "
+            f"these have {tuple(wanted.shape)}"
+        )
+    if indices and wanted.device.type == "cpu":
+        check_classes(wanted.long(), given.shape[1], loss.ignore_index)
+
+
+def check_values(loss: LossSpec, outputs: object) -> None:
     """Raise ``DataError`` for outputs that are not what a loss takes; values are looked at on the CPU only."""
-    if loss.outputs is None or outputs.device.type != "cpu" or not outputs.is_floating_point():
+    if loss.outputs is None or not isinstance(outputs, Tensor):
+        return
+    if outputs.device.type != "cpu" or not outputs.is_floating_point():
         return
     with torch.no_grad():
         wrong = loss.outputs.wrong(outputs.detach())

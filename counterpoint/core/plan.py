@@ -19,7 +19,7 @@ from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.facts import Facts
 from counterpoint.core.kinds import Field, Kind
-from counterpoint.core.loss import LossSpec, check_outputs
+from counterpoint.core.loss import LossSpec, check_shapes, check_values
 from counterpoint.core.member import Member
 from counterpoint.core.order import Pair
 from counterpoint.core.progress import Progress
@@ -189,13 +189,18 @@ class Plan:
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a model's outputs at targets of the kind that the plan gives.
 
-        In the first calls the outputs are held to what the loss takes. Raises ``DataError`` if they are something else,
-        as logits where it takes log-probabilities, and ``CounterpointError`` if the plan was composed without a loss.
+        Shapes of outputs and targets, and class indices on the CPU, are compared with each other and with the number of
+        classes. In the first calls the values of the outputs are compared with what the loss takes, as logits where it
+        takes log-probabilities. Raises ``DataError`` where something does not fit, and ``CounterpointError`` if the
+        plan was composed without a loss.
         """
         if self.loss_spec is None:
             raise CounterpointError("this plan was composed without a loss: give compose a loss=")
-        if not torch.compiler.is_compiling() and self.progress.check(self.contract, (_LOSS,)):
-            check_outputs(self.loss_spec, outputs)
+        if not torch.compiler.is_compiling():
+            classes = self.facts.num_classes if self.facts.task.classes else None
+            check_shapes(self.loss_spec, outputs, targets, classes)
+            if self.progress.check(self.contract, (_LOSS,)):
+                check_values(self.loss_spec, outputs)
         return self.loss_spec.function(outputs, targets)
 
     def explain(self, *, pairs: bool = False) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from counterpoint.core.arguments import flag
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.calls import Call, Edit, run_calls
 from counterpoint.core.contract import watch_step
@@ -20,12 +21,13 @@ from counterpoint.core.errors import DataError
 from counterpoint.core.failures import MethodCode
 from counterpoint.core.generators import GeneratorWatch
 from counterpoint.core.gradients import check_tracked, gradient_mode
-from counterpoint.core.intake import check_batch, input_tensors
+from counterpoint.core.intake import check_batch, check_targets, input_tensors
 from counterpoint.core.member import Member
 from counterpoint.core.moves import move_draws
 from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
 from counterpoint.core.steps import BatchStep
+from counterpoint.core.tensors import is_writable
 
 __all__ = ["Dice", "draw", "draws", "edit", "prepare", "process_rank"]
 
@@ -111,8 +113,10 @@ def _given(plan: Plan, inputs: Inputs, targets: Tensor, *, donate: bool = False)
     facts, (first, *further) = plan.facts, input_tensors(inputs)
     # What is written into one tensor must not show in another.
     apart = len({tensor.untyped_storage().data_ptr() for tensor in (first, *further)}) == 1 + len(further)
+    writable = flag("donate", donate) and apart and all(map(is_writable, (first, *further)))
     kinds = (facts.inputs, facts.task.targets, facts.task.name, facts.num_classes)
-    batch = Batch(first, targets, *kinds, donate and apart, tuple(further), given_targets=targets)
+    found = check_targets(targets, first)
+    batch = Batch(first, found, *kinds, writable, tuple(further), given_targets=found)
     return check_batch(plan, batch)
 
 

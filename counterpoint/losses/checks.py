@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.errors import ConfigError, DataError, nearest
+from counterpoint.core.tensors import check_tensor
 
 __all__ = [
     "Reduction",
@@ -85,13 +86,13 @@ def weighed_classes(*weights: Tensor | None) -> int | None:
 
 def require_float_outputs(outputs: Tensor, loss: str) -> None:
     """Raise ``DataError`` unless the model's outputs are real floating-point numbers."""
-    if not outputs.is_floating_point():
+    if not check_tensor("outputs", outputs).is_floating_point():
         raise DataError(f"{loss}: outputs are {outputs.dtype}; the model must return floats")
 
 
 def require_float_labels(targets: Tensor, loss: str, meaning: str) -> None:
     """Raise ``DataError`` unless targets are float32 or float64; half precision loses their sums."""
-    if targets.dtype not in (torch.float32, torch.float64):
+    if check_tensor("targets", targets).dtype not in (torch.float32, torch.float64):
         raise DataError(
             f"{loss}: targets are {targets.dtype}; it takes {meaning} as torch.float32 or torch.float64: "
             "give targets.float()"

@@ -35,13 +35,14 @@ def _wrong_probabilities(outputs: Tensor) -> str:
     return f"one is {wrong[0].item():.3g}, outside 0 to 1" if len(wrong) else ""
 
 
-LOGITS = OutputKind("logits")
+LOGITS = OutputKind("logits", class_axis=True)
 """Real numbers, of which a softmax or a sigmoid makes probabilities: nothing can be wrong with them."""
 
 LOG_PROBABILITIES = OutputKind(
     "log-probabilities",
     _wrong_log_probabilities,
     "use cross-entropy (`loss: cross_entropy` in a config), which takes logits, or end the model with log_softmax",
+    class_axis=True,
 )
 """Logarithms of class probabilities, the class axis second, as log_softmax gives them."""
 
@@ -49,5 +50,6 @@ PROBABILITIES = OutputKind(
     "probabilities",
     _wrong_probabilities,
     "use binary cross-entropy with logits (`loss: bce` in a config), or end the model with a sigmoid",
+    class_axis=True,
 )
 """Numbers between 0 and 1, one for each label, as a sigmoid gives them."""

@@ -74,7 +74,7 @@ def test_rounding_is_no_fault(dtype: torch.dtype, classes: int, scale: float) ->
 def test_what_is_infinite_or_no_number_is_left_as_torch_has_it(row: list[float]) -> None:
     outputs, targets = torch.tensor([row, [1 / 3] * 3]), torch.tensor([0, 1])
     outputs[1] = outputs[1].log()
-    plan = plan_for(nn.NLLLoss(reduction="none"))
+    plan = cp.compose([], loss=nn.NLLLoss(reduction="none"), task="multiclass", num_classes=3)
     assert torch.equal(
         plan.loss(outputs, targets).nan_to_num(9), nn.NLLLoss(reduction="none")(outputs, targets).nan_to_num(9)
     )
