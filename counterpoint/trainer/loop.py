@@ -24,7 +24,7 @@ from counterpoint.trainer.planning import is_due, total_batches, trains_on_dense
 from counterpoint.trainer.prefetch import prefetch
 from counterpoint.trainer.report import Report
 from counterpoint.trainer.rundir import RunDirectory
-from counterpoint.trainer.sampler import EpochSampler, evaluation_loader, train_loader
+from counterpoint.trainer.sampler import Epochs, evaluation_loader, train_loader
 from counterpoint.trainer.snapshot import Snapshot
 from counterpoint.trainer.spec import DataModule
 from counterpoint.trainer.stop import Stop, Stopped
@@ -45,7 +45,7 @@ class Job:
     data: DataModule
     model: nn.Module
     accelerator: Accelerator
-    sampler: EpochSampler
+    sampler: Epochs
     folder: RunDirectory | None
     report: Report
     stop: Stop

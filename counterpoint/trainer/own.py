@@ -16,10 +16,12 @@ from counterpoint.core.plan import Plan
 from counterpoint.trainer.components import build_component
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.examples import Failure, attempt
-from counterpoint.trainer.spec import DataModule, DataSpec, SizedDataset
+from counterpoint.trainer.loader import first_batch
+from counterpoint.trainer.spec import Data, DataModule, DatasetConfig, DataSpec
 
-__all__ = ["bring_together", "check_prepared"]
+__all__ = ["asked_batch_size", "bring_together", "check_loaders", "check_prepared"]
 
+_BATCH_SIZE: int = DatasetConfig.model_fields["batch_size"].default
 _OTHER = "use a model that fits the data, or other data"
 _SAY_IT = "say what is true of your data by spec=counterpoint.trainer.DataSpec(task, inputs, input_shape, num_classes)"
 
@@ -29,8 +31,8 @@ def bring_together(
     device: torch.device,
     *,
     model: nn.Module | None = None,
-    train_data: SizedDataset | None = None,
-    eval_data: SizedDataset | None = None,
+    train_data: Data | None = None,
+    eval_data: Data | None = None,
     spec: DataSpec | None = None,
     model_inputs: Collection[str] | None = None,
 ) -> tuple[nn.Module, DataModule, Tensor]:
@@ -60,6 +62,35 @@ def bring_together(
     return model, data, outputs
 
 
+def asked_batch_size(config: RunConfig, train: Data, given: int | None) -> int:
+    """Return how many examples a device batch is to hold: as given, as a DataLoader has it, or by the config.
+
+    It is 0 for a DataLoader whose batches are of no one size.
+    Raises ``ConfigError`` if two of them differ, or the number given is none.
+    """
+    if given is not None and (not isinstance(given, int) or isinstance(given, bool) or given < 1):
+        raise ConfigError(f"batch_size: {given!r} is not allowed; give a whole number, at least 1")
+    stated = {} if config.data is None else {"the config's data.batch_size": int(config.data.batch_size)}
+    if isinstance(train, DataLoader):
+        stated = {} if train.batch_size is None else {"that of the DataLoader": int(train.batch_size)}
+    for name, number in stated.items():
+        if given not in (None, number):
+            raise ConfigError(f"batch_size: {given} was given, and {name} is {number}; state one of them")
+        return number
+    unstated = 0 if isinstance(train, DataLoader) else _BATCH_SIZE
+    return unstated if given is None else given
+
+
+def check_loaders(data: DataModule, ranks: int) -> None:
+    """Raise ``DataError`` for a DataLoader in one of several processes, each of which would get the same batches."""
+    loaders = [name for name in ("train", "evaluation") if isinstance(getattr(data, name), DataLoader)]
+    if ranks > 1 and loaders:
+        raise DataError(
+            f"{' and '.join(loaders)}: a DataLoader gives each of {ranks} processes the same; give the data set that "
+            "it loads, and batch_size to Trainer"
+        )
+
+
 def _config_data(config: RunConfig) -> DataModule:
     if config.data is None:
         raise ConfigError("data: is missing; write a registered data set, such as `data: digits`, or give Trainer data")
@@ -71,7 +102,7 @@ def _config_data(config: RunConfig) -> DataModule:
     return data
 
 
-def _stated(config: RunConfig, train_data: SizedDataset, *, own_model: bool) -> DataSpec:
+def _stated(config: RunConfig, train_data: Data, *, own_model: bool) -> DataSpec:
     """Return what can be known of given data: by its first item and a given model, or by the config's data."""
     inputs = _first_input(train_data, "training")
     if own_model or not TASKS[config.task].classes:
@@ -89,11 +120,14 @@ def _kind_of(inputs: Tensor) -> str:
     return IMAGE.name if inputs.ndim == 3 else FEATURES.name
 
 
-def _first_input(data: SizedDataset, name: str) -> Tensor:
+def _first_input(data: Data, name: str) -> Tensor:
+    return _first_example(data, name)[0]
+
+
+def _first_example(data: Data, name: str) -> tuple[Tensor, int | Tensor]:
     if isinstance(data, DataLoader):
-        raise DataError(
-            f"the {name} data is a DataLoader; give the data set that it loads, and batch_size in the config"
-        )
+        inputs, targets = first_batch(data, name)
+        return inputs[0], targets[0]
     if len(data) == 0:
         raise DataError(f"the {name} data is empty; give it at least 1 example")
     item = attempt(lambda: data[0], 0)
@@ -101,7 +135,7 @@ def _first_input(data: SizedDataset, name: str) -> Tensor:
         raise DataError(item.message if item.message.startswith("data.") else f"the {name} data: {item.message}")
     if not isinstance(item, tuple | list) or len(item) != 2 or not isinstance(item[0], Tensor):
         raise DataError(f"the items of the {name} data must be (input tensor, target), and the first is {item!r:.80}")
-    return item[0]
+    return item[0], item[1]
 
 
 def _check_input(inputs: Tensor, spec: DataSpec, name: str) -> None:
@@ -140,7 +174,7 @@ def check_prepared(plan: Plan, model: nn.Module, data: DataModule, accelerator: 
     """
     if not any(step.before[Field.INPUTS] != step.after[Field.INPUTS] for step in plan.steps):
         return
-    inputs, target = data.train[0]
+    inputs, target = _first_example(data.train, "training")
     given = inputs[None].to(accelerator.device), torch.as_tensor(target)[None].to(accelerator.device)
     prepared, _ = plan.prepare(*given)
     with accelerator.autocast():

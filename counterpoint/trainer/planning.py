@@ -20,7 +20,7 @@ from counterpoint.core.plan import Plan
 from counterpoint.losses import Loss, resolve_loss
 from counterpoint.trainer.components import build_component
 from counterpoint.trainer.config import RunConfig
-from counterpoint.trainer.sampler import EpochSampler
+from counterpoint.trainer.sampler import Epochs
 from counterpoint.trainer.spec import DataSpec
 
 __all__ = ["additions", "is_due", "plan_run", "total_batches", "trains_on_dense"]
@@ -29,7 +29,7 @@ __all__ = ["additions", "is_due", "plan_run", "total_batches", "trains_on_dense"
 def plan_run(
     config: RunConfig,
     spec: DataSpec,
-    sampler: EpochSampler,
+    sampler: Epochs,
     *,
     model: nn.Module,
     outputs: Tensor,
@@ -100,7 +100,7 @@ def _described(loss: Loss) -> LossSpec | None:
         return None
 
 
-def total_batches(config: RunConfig, sampler: EpochSampler) -> int:
+def total_batches(config: RunConfig, sampler: Epochs) -> int:
     """Return the length of a run in device batches; raises ``ConfigError`` if it is less than one."""
     total = config.max_duration.batches(steps_per_epoch=sampler.batches, total=None)
     if not total:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -10,13 +11,24 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
 from counterpoint.trainer.examples import Failure, attempt, collate
-from counterpoint.trainer.spec import Example, RandomDataset, SizedDataset
+from counterpoint.trainer.loader import LoaderEpochs, first_batch, seeded_batches
+from counterpoint.trainer.spec import Data, Example, RandomDataset, SizedDataset
 from counterpoint.trainer.stop import leave_signals_to_parent
 
-__all__ = ["EpochSampler", "Key", "evaluation_loader", "train_loader"]
+__all__ = ["EpochSampler", "Epochs", "Key", "evaluation_loader", "make_epochs", "train_loader"]
 
 Key = tuple[int, int]
 """The epoch and the index of an example."""
+
+
+class Epochs(Protocol):
+    """The epochs of the training data: ``batches`` device batches each, of ``batch_size`` examples at most."""
+
+    batch_size: int
+    batches: int
+
+    def start(self, epoch: int, batch: int = 0) -> None:
+        """Make the next iteration that of ``epoch``, from its batch number ``batch`` on."""
 
 
 class EpochSampler(Sampler[list[Key]]):
@@ -85,10 +97,19 @@ class _Indexed(Dataset[Example | Failure]):
         return attempt(lambda: self._data[index], index)
 
 
-def train_loader(
-    data: SizedDataset, sampler: EpochSampler, *, seed: int, workers: int
-) -> DataLoader[Example | Failure]:
+def make_epochs(data: Data, batch_size: int, *, seed: int, rank: int, ranks: int) -> Epochs:
+    """Return the epochs of a data set in batches of ``batch_size``, or of a DataLoader as it is."""
+    if isinstance(data, DataLoader):
+        return LoaderEpochs(data, first_batch(data, "training"), seed=seed)
+    return EpochSampler(len(data), batch_size, seed=seed, rank=rank, ranks=ranks)
+
+
+def train_loader(data: Data, sampler: Epochs, *, seed: int, workers: int) -> Iterable[Any]:
     """Load the batches that ``sampler`` gives with ``workers`` processes, or in this one for 0."""
+    if isinstance(sampler, LoaderEpochs):
+        return sampler
+    assert isinstance(sampler, EpochSampler)
+    assert not isinstance(data, DataLoader)
     return DataLoader(
         _Keyed(data, seed),
         batch_sampler=sampler,
@@ -101,10 +122,10 @@ def train_loader(
     )
 
 
-def evaluation_loader(
-    data: SizedDataset, batch_size: int, *, workers: int, rank: int = 0, ranks: int = 1
-) -> DataLoader[Example | Failure]:
-    """Load every ``ranks``-th example in order, in batches of ``batch_size``."""
+def evaluation_loader(data: Data, batch_size: int, *, workers: int, rank: int = 0, ranks: int = 1) -> Iterable[Any]:
+    """Load every ``ranks``-th example in order, in batches of ``batch_size``; a DataLoader gives its own batches."""
+    if isinstance(data, DataLoader):
+        return seeded_batches(data, 0, "evaluation")
     return DataLoader(
         _Indexed(data),
         batch_size=batch_size,

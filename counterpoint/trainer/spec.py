@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sized
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
 
-__all__ = ["Component", "DataModule", "DataSpec", "DatasetConfig", "Example", "RandomDataset", "SizedDataset"]
+__all__ = ["Component", "Data", "DataModule", "DataSpec", "DatasetConfig", "Example", "RandomDataset", "SizedDataset"]
 
 Example = tuple[Tensor, int | Tensor]
 """One item of a data set: its input, and its target (for classification the class index)."""
@@ -67,6 +67,10 @@ class SizedDataset(Sized, Protocol):
     def __getitem__(self, index: int, /) -> Example: ...
 
 
+Data: TypeAlias = SizedDataset | DataLoader[Any]
+"""A data set, or a DataLoader of batches (inputs, targets), which is taken as it is."""
+
+
 class RandomDataset(Dataset[Example]):
     """A map-style data set that makes each example anew in each epoch, such as by random crops.
 
@@ -100,8 +104,8 @@ class DataModule:
     of a run and by ``counterpoint check``, such as what was left out of it.
     """
 
-    train: SizedDataset
-    evaluation: SizedDataset
+    train: Data
+    evaluation: Data
     spec: DataSpec
     verify: Callable[[], None] = _whole
     notes: tuple[str, ...] = ()

@@ -19,22 +19,20 @@ from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.limits import batch_notes, check_microbatches, check_optimizer, check_workers
 from counterpoint.trainer.lock import locked
 from counterpoint.trainer.opening import Begin, find_begin, make_ready
-from counterpoint.trainer.own import bring_together, check_prepared
+from counterpoint.trainer.own import asked_batch_size, bring_together, check_loaders, check_prepared
 from counterpoint.trainer.planning import additions, plan_run, total_batches
 from counterpoint.trainer.processes import check_agreement, failures, make_accelerator, peers
 from counterpoint.trainer.report import Report, make_report
 from counterpoint.trainer.rundir import RunDirectory
-from counterpoint.trainer.sampler import EpochSampler
+from counterpoint.trainer.sampler import make_epochs
 from counterpoint.trainer.snapshot import differences
-from counterpoint.trainer.spec import DatasetConfig, DataSpec, SizedDataset
+from counterpoint.trainer.spec import Data, DataSpec
 from counterpoint.trainer.split import Split, microbatch_notes
 from counterpoint.trainer.stop import Stop, signals_held
 from counterpoint.trainer.trackers import Trackers, check_trackers, tracking
 from counterpoint.trainer.yaml import load_config
 
 __all__ = ["Summary", "Trainer"]
-
-_BATCH_SIZE = DatasetConfig.model_fields["batch_size"].default
 
 
 @dataclass(frozen=True)
@@ -55,9 +53,11 @@ class Trainer:
     Args:
         config: a ``RunConfig``, what one is parsed from, or the path of a YAML file.
         model: a model of one's own, instead of the config's. It is trained in place.
-        train_data: map-style training data of one's own, with items (input, target), instead of the config's. Its
-            batch size is that of the config's ``data``, 128 if the config has none.
+        train_data: training data of one's own, instead of the config's: a map-style data set of items (input, target),
+            or a DataLoader of batches of them, which is taken as it is, but for the seeds of its generators.
         eval_data: the same for evaluation.
+        batch_size: examples in a device batch of a data set given here; by default that of the config's ``data``, 128
+            if the config has none.
         spec: what is true of one's own data. Without it, the shape and the kind of the inputs are those of the first
             item, and the number of classes is that of the outputs of ``model``.
         model_inputs: the kinds of inputs that ``model`` takes, as ``{"bytes"}``; by default any but raw bytes.
@@ -82,8 +82,9 @@ class Trainer:
         config: RunConfig | Mapping[str, Any] | str | Path,
         *,
         model: nn.Module | None = None,
-        train_data: SizedDataset | None = None,
-        eval_data: SizedDataset | None = None,
+        train_data: Data | None = None,
+        eval_data: Data | None = None,
+        batch_size: int | None = None,
         spec: DataSpec | None = None,
         model_inputs: Collection[str] | None = None,
     ) -> None:
@@ -103,9 +104,10 @@ class Trainer:
             spec=spec,
             model_inputs=model_inputs,
         )
-        self._asked = _BATCH_SIZE if self.config.data is None else self.config.data.batch_size
-        self._sampler = EpochSampler(
-            len(self.data.train),
+        check_loaders(self.data, self._accelerator.num_processes)
+        self._asked = asked_batch_size(self.config, self.data.train, batch_size)
+        self._sampler = make_epochs(
+            self.data.train,
             self._asked,
             seed=self.config.seed,
             rank=self._accelerator.process_index,

@@ -385,7 +385,8 @@ def _no_evaluation() -> dict[str, Any]:
 
 
 def _loader() -> dict[str, Any]:
-    return {"config": own_config(None), "model": own_model(), "train_data": DataLoader(blobs()), "eval_data": blobs()}
+    loader = DataLoader(blobs(), collate_fn=lambda items: {"inputs": items})
+    return {"config": own_config(None), "model": own_model(), "train_data": loader, "eval_data": blobs()}
 
 
 def _empty() -> dict[str, Any]:
@@ -445,7 +446,7 @@ def _features_for_a_cnn() -> dict[str, Any]:
         (_no_data, ConfigError, "data: is missing"),
         (_no_model, ConfigError, "model: is missing"),
         (_no_evaluation, ConfigError, "train_data is given without eval_data"),
-        (_loader, DataError, "training data is a DataLoader"),
+        (_loader, DataError, r"batches of the training data must be \(input tensor, target tensor\)"),
         (_empty, DataError, "evaluation data is empty"),
         (_no_pairs, DataError, r"items of the training data must be \(input tensor, target\)"),
         (_other_shape, DataError, r"first input of the evaluation data has shape \(5,\), and \(4,\) was stated"),
