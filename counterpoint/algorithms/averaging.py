@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from counterpoint.core import Algorithm, Event, Outcome, Scope, after, around
 from counterpoint.core.kinds import EVALUATION_WEIGHTS
+from counterpoint.core.saved_tensors import SavedTensors, write
+from counterpoint.core.sharding import local
+from counterpoint.core.wrappers import named_tensors
 
 __all__ = ["Average", "WeightAverage", "moving_average"]
+
+_BLOCK = 1 << 18
+"""How many elements are moved at a time on the CPU: as many as its caches hold."""
+
+_together: Callable[[float], Callable[..., None]] = get_ema_multi_avg_fn
 
 
 def moving_average(average: Tensor, value: Tensor, decay: float, *, out: Tensor | None = None) -> Tensor:
     """Return ``decay * average + (1 - decay) * value`` in the dtype of ``average``, written to ``out`` if given.
 
-    Both tensors are floating and of one shape; ``decay`` lies between 0 and 1.
+    Both tensors are floating or complex and of one shape; ``decay`` lies between 0 and 1. Where both are equal,
+    infinite values included, the average keeps its bits. A decay of 0 copies the value.
 
     >>> moving_average(torch.tensor(0.0), torch.tensor(1.0), 0.75)
     tensor(0.2500)
+    >>> moving_average(torch.tensor([-torch.inf, 2.0]), torch.tensor([-torch.inf, torch.inf]), 0.5)
+    tensor([-inf, inf])
     """
-    return torch.lerp(average, value.to(average.dtype), 1 - decay, out=out)
+    moved = average.detach().clone().resolve_conj()
+    with torch.no_grad():
+        _move_one(_parts(moved), _parts(value.detach().to(moved.dtype)), decay)
+        return moved if out is None else out.copy_(moved)
 
 
 @dataclass
@@ -32,13 +48,16 @@ class Average:
 
     weights: dict[str, Tensor]
     updates: Tensor
+    careful: set[str] | None = field(default=None, init=False, repr=False, compare=False)
+    """Of tensors on an accelerator, those with infinite or huge values, found once: each look waits for the device."""
 
 
 class WeightAverage(Algorithm[None], name="weight_average"):
     """Keep an average of the weights beside the model, and evaluate and export the model with it.
 
     A subclass says in ``decay_of`` how much of the average an update keeps; the first update keeps nothing of it and
-    copies the weights. Floating buffers, such as batch norm's statistics, are averaged alike; integer ones are copied.
+    copies the weights. Floating and complex buffers, such as batch norm's statistics, are averaged alike; those of
+    integers and booleans are copied. A tensor that is new or has another shape than at the last update is copied.
     """
 
     @abstractmethod
@@ -47,50 +66,129 @@ class WeightAverage(Algorithm[None], name="weight_average"):
 
     def init(self, model: nn.Module) -> Average:
         """Start with a copy of the weights."""
-        weights = {name: _widened(value) for name, value in _values(model)}
-        return Average(weights, torch.tensor(0))
+        return Average({name: _widened(value) for name, value in named_tensors(model)}, torch.tensor(0))
 
     @after(Event.STEP, reads="parameters")
     def update(self, state: Average, scope: Scope) -> None:
         """Move the average towards the weights."""
         decay = self.decay_of(int(state.updates))
-        averages: list[Tensor] = []
-        values: list[Tensor] = []
+        present = dict(named_tensors(scope.model))
+        averaged: dict[str, tuple[Tensor, Tensor]] = {}
+        for name in state.weights.keys() - present.keys():
+            del state.weights[name]
         with torch.no_grad():
-            for name, value in _values(scope.model):
-                average = state.weights[name]
-                if value.is_floating_point():
-                    averages.append(average)
-                    values.append(value.to(average.dtype))
-                else:
+            for name, value in present.items():
+                average = state.weights.get(name)
+                if average is None or not _is_of(average, value):
+                    state.weights[name] = _widened(value)
+                    continue
+                if average.dtype != _wide(value.dtype) or average.device != value.device:
+                    state.weights[name] = average = average.to(value.device, _wide(value.dtype))
+                if decay == 0 or not _is_averaged(value):
                     average.copy_(value)
-            if averages:  # all at once: on a GPU in a few kernels, however many tensors a model has
-                torch._foreach_lerp_(averages, values, 1 - decay)
+                else:
+                    averaged[name] = (_parts(local(average)), _parts(local(value.detach()).to(average.dtype)))
+            _move(state, averaged, decay)
         state.updates += 1
 
     @around(Event.EVALUATION, writes="parameters", restores="parameters", claims=EVALUATION_WEIGHTS)
     def swap(self, state: Average, scope: Scope) -> Generator[None, Outcome, None]:
-        """Put the average into the model for an evaluation, then the weights back, bit for bit."""
-        if int(state.updates) == 0:
+        """Put the average into the model for an evaluation, then every tensor of the model back, bit for bit."""
+        trained = SavedTensors(scope.model, parameters=True)
+        try:
+            if int(state.updates):
+                _put(scope.model, state.weights)
             yield
-            return
-        trained = {name: value.detach().clone() for name, value in _values(scope.model)}
-        _put(scope.model, state.weights)
-        yield
-        _put(scope.model, trained)
+        finally:
+            trained.restore()
 
 
-def _values(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+def _put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Write averages into a model; a tensor that is new or has another shape since the last update stays."""
+    with torch.no_grad():
+        for name, value in named_tensors(model):
+            if name in weights and _is_of(weights[name], value):
+                write(value, weights[name])
+
+
+def _is_averaged(value: Tensor) -> bool:
+    """Whether a tensor has a mean; others follow the model."""
+    return value.layout is torch.strided and (value.is_floating_point() or value.is_complex())
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype for averages of a dtype: float32 or complex64 at least."""
+    if dtype.is_complex:
+        return torch.promote_types(dtype, torch.complex64)
+    return torch.float32 if dtype.is_floating_point and dtype.itemsize < 4 else dtype
 
 
 def _widened(value: Tensor) -> Tensor:
-    copy = value.detach().clone()
-    return copy.to(torch.promote_types(copy.dtype, torch.float32)) if copy.is_floating_point() else copy
+    return value.detach().clone().to(_wide(value.dtype)).resolve_conj().resolve_neg()
 
 
-def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, value in _values(model):
-            value.copy_(weights[name])
+def _is_of(average: Tensor, value: Tensor) -> bool:
+    """Whether an average can be one of this value: of its shape, and like it floating, complex, or of its dtype."""
+    alike = (average.is_floating_point() and value.is_floating_point()) or (average.is_complex() and value.is_complex())
+    return (average.shape, average.layout) == (value.shape, value.layout) and (alike or average.dtype == value.dtype)
+
+
+def _parts(tensor: Tensor) -> Tensor:
+    """Return a complex tensor as its real and imaginary parts, any other as it is."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+def _move(state: Average, averaged: Mapping[str, tuple[Tensor, Tensor]], decay: float) -> None:
+    """Move each average towards a value of its dtype, in place."""
+    away = {name: pair for name, pair in averaged.items() if pair[0].device.type != "cpu"}
+    if away and state.careful is None:
+        state.careful = {name for name, pair in away.items() if not _is_ordinary(*pair)}
+    together = [pair for name, pair in away.items() if name not in (state.careful or ())]
+    if together:  # all at once: in a few kernels, however many tensors a model has
+        _together(decay)([average for average, _ in together], [value for _, value in together], 0)
+    for name, pair in averaged.items():
+        if name not in away or name in (state.careful or ()):
+            _move_one(*pair, decay)
+
+
+def _move_one(average: Tensor, value: Tensor, decay: float) -> None:
+    if decay == 0:
+        average.copy_(value)
+        return
+    if average.device.type == "cpu":
+        if torch.equal(average, value):
+            return  # lerp would lose the sign of a negative zero
+        lines = _lines(average, value)
+        if lines is not None:
+            for one, other in zip(*(torch.split(line, _BLOCK) for line in lines), strict=True):
+                _move_block(one, other, decay)
+            return
+    _move_any(average, value, decay)
+
+
+def _move_block(average: Tensor, value: Tensor, decay: float) -> None:
+    """Move an average by lerp, and where that is not finite by the definition, which no infinite value spoils."""
+    moved = torch.lerp(average, value, 1 - decay)
+    if math.isfinite(moved.sum().item()):
+        average.copy_(moved)
+    else:
+        _move_any(average, value, decay)
+
+
+def _move_any(average: Tensor, value: Tensor, decay: float) -> None:
+    same = (average == value) | (average.isnan() & value.isnan())
+    average.copy_(torch.where(same, average, decay * average + (1 - decay) * value))
+
+
+def _is_ordinary(average: Tensor, value: Tensor) -> bool:
+    """Whether lerp can move the average, which takes the difference."""
+    return bool((value - average).isfinite().all())
+
+
+def _lines(average: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the elements of both in the order of memory, if that is one for both and has no gaps."""
+    if average.stride() != value.stride():
+        return None
+    order = sorted(range(average.dim()), key=average.stride, reverse=True)
+    first, second = average.permute(order), value.permute(order)
+    return (first.view(-1), second.view(-1)) if first.is_contiguous() else None

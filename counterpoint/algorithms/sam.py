@@ -14,6 +14,7 @@ from counterpoint.algorithms.optimized import optimized
 from counterpoint.core import Algorithm, Event, Scope, replace
 from counterpoint.core.errors import RunError
 from counterpoint.core.kinds import OPTIMIZER_STEP
+from counterpoint.core.saved_tensors import SavedTensors
 
 __all__ = ["SAM", "sam_perturbation"]
 
@@ -61,17 +62,11 @@ def _perturbed(parameters: Sequence[nn.Parameter], perturbations: Sequence[Tenso
 @contextmanager
 def _held(model: nn.Module) -> Iterator[None]:
     """Put the model's buffers back at the end, so that batch norm's statistics and counts are updated once a step."""
-    kept = [
-        (module, name, buffer, buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
+    saved = SavedTensors(model)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for module, name, buffer, value in kept:
-                setattr(module, name, buffer.copy_(value))
+        saved.restore()
 
 
 class SAM(Algorithm[None], name="sam"):

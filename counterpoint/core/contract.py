@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from counterpoint.core.batch import Batch
 from counterpoint.core.effects import Contract, Form, HookEffect, Phase
@@ -197,5 +199,5 @@ def _pass() -> None:
 def _held(model: nn.Module, part: Field) -> list[Tensor]:
     reshard(model)
     if part is Field.PARAMETERS:
-        return [*model.parameters(), *model.buffers()]
+        return [tensor for tensor in chain(model.parameters(), model.buffers()) if not is_lazy(tensor)]
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]

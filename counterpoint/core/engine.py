@@ -244,7 +244,8 @@ class Engine:
         """
         if not allow_changes:
             check_origin(self.plan, packed.get("origin"))
-        load_states(self._remembered(), {name: v for name, v in packed.items() if name not in ("batches", "origin")})
+        load_states(self._remembered, {name: v for name, v in packed.items() if name not in ("batches", "origin")})
+        self._loop.handlers.forget()
         self.batches = int(packed["batches"])
 
     def _ready(self) -> Optimizer:

@@ -82,6 +82,11 @@ class Handlers:
         concerned = self._opened.at(event)
         return self._made(event, frozenset[str]().union(*(one.active for one in concerned)), tuple(concerned))
 
+    def forget(self) -> None:
+        """Bind the hooks anew, as what the algorithms remember has been replaced."""
+        for known in self._known.values():
+            known.clear()
+
     def state(self, handler: Handler) -> object | None:
         """Return what the algorithm of a hook remembers."""
         return None if handler.step.effect.event is Event.SETUP else self._remembered().get(handler.step.name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from counterpoint.core.errors import CheckpointError, DeclarationError
 from counterpoint.core.member import Member
 from counterpoint.core.sharding import placed_like, whole
+from counterpoint.core.wrappers import renamed
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["Remembered", "load_states", "pack_states"]
 
@@ -28,9 +33,14 @@ class Remembered:
     def __call__(self) -> dict[str, object]:
         """Return the states of those that have one."""
         if self.states is None:
-            made = {member.identity: member.algorithm.init(self._model) for member in self._members}
-            self.states = {identity: state for identity, state in made.items() if state is not None}
+            self.states = self.made()
         return self.states
+
+    def made(self) -> dict[str, object]:
+        """Return new states for the model as it is now; their tensors can be changed outside of inference mode."""
+        with torch.inference_mode(False):
+            made = {member.identity: member.algorithm.init(self._model) for member in self._members}
+        return {identity: state for identity, state in made.items() if state is not None}
 
 
 def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
@@ -40,7 +50,7 @@ def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
         for key, item in value.items():
             yield from _tensors(item, f"{name}.{key}")
     elif is_dataclass(value) and not isinstance(value, type):
-        for part in fields(value):
+        for part in _kept(value):
             yield from _tensors(getattr(value, part.name), f"{name}.{part.name}")
     else:
         raise DeclarationError(
@@ -48,6 +58,11 @@ def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
             "what an algorithm remembers is checkpointed as tensors",
             "a dataclass of tensors and of mappings of tensors; a count is torch.tensor(0)",
         )
+
+
+def _kept(state: DataclassInstance) -> list[Field[Any]]:
+    """Return the fields that are kept: one with ``init=False`` is a cache, which starts anew."""
+    return [part for part in fields(state) if part.init]
 
 
 def pack_states(states: Mapping[str, object], *, gathered: bool = False) -> dict[str, Tensor]:
@@ -63,18 +78,28 @@ def _named(states: Mapping[str, object]) -> dict[str, Tensor]:
     return {name: tensor for identity, state in states.items() for name, tensor in _tensors(state, identity)}
 
 
-def load_states(states: Mapping[str, object], packed: Mapping[str, Tensor]) -> None:
-    """Copy packed tensors back into the states; nothing changes unless all names and shapes fit.
+def load_states(remembered: Remembered, packed: Mapping[str, Tensor]) -> None:
+    """Take packed tensors back as the states; nothing changes unless all names and shapes fit the model as it is now.
 
-    Raises ``CheckpointError`` otherwise.
+    Names may differ by what wrappers such as DDP and ``torch.compile`` add to them. Raises ``CheckpointError`` for
+    names or shapes that do not fit.
     """
+    states = remembered.made()
     own = _named(states)
+    packed = renamed(packed, own)
     missing, unknown = sorted(own.keys() - packed.keys()), sorted(packed.keys() - own.keys())
     if missing or unknown:
-        raise CheckpointError(f"the saved state is of other methods: missing {missing}, unknown {unknown}")
+        raise CheckpointError(
+            f"the saved state is of other methods or of another model: missing {missing}, unknown {unknown}; compose "
+            "the same methods, and load the weights of the model before the state of the engine"
+        )
     for name, tensor in own.items():
         if tensor.shape != packed[name].shape:
-            raise CheckpointError(f"{name} has shape {tuple(packed[name].shape)}, and needs {tuple(tensor.shape)}")
-    with torch.no_grad():
+            raise CheckpointError(
+                f"{name} has shape {tuple(packed[name].shape)}, and needs {tuple(tensor.shape)}; load the weights of "
+                "the model before the state of the engine"
+            )
+    with torch.inference_mode(False), torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(placed_like(packed[name], tensor))
+    remembered.states = states
