@@ -153,18 +153,22 @@ METHODS: dict[Callable[..., Any], str] = {
     Fields.write: "(self, batch, inputs, targets)",
     Fields.edited: "(self, engine, batch, *, donate=False)",
     AcceleratedSteps.__init__: (
-        "(self, engine, accelerator, model, *, forward=None, fields=Fields(inputs=(0,), targets=1))"
+        "(self, engine, accelerator, model, *, forward=None, fields=Fields(inputs=(0,), targets=1), "
+        "allow_changes=False)"
     ),
     AcceleratedSteps.groups: "(self, loader, count)",
     AcceleratedSteps.step: "(self, batches, *, donate=False)",
     cp.Algorithm.draw: "(self, batch, rng)",
     cp.Algorithm.init: "(self, model)",
-    cp.Trainer.__init__: "(self, config, *, model=None, train_data=None, eval_data=None, spec=None, model_inputs=None)",
+    cp.Trainer.__init__: (
+        "(self, config, *, model=None, train_data=None, eval_data=None, batch_size=None, spec=None, model_inputs=None)"
+    ),
 }
 
 LOOPS = {
     ("counterpoint.integrations.lightning", "CounterpointCallback"): (
-        "(self, plan, *, criterion=None, fields=Fields(inputs=(0,), targets=1))"
+        "(self, plan, *, criterion=None, fields=Fields(inputs=(0,), targets=1), save_average=False, "
+        "allow_changes=False)"
     ),
 }
 """What other loops are given; each imports its loop, which takes seconds."""

@@ -98,7 +98,7 @@ class TestMixUpsShare:
         uniform = (small**0.01 - math.exp(low)) / (math.exp(high) - math.exp(low))
         assert stats.kstest(uniform, "uniform").pvalue > DOUBT
 
-    @pytest.mark.parametrize("alpha", [1e-6, 1e-12, 1e-100, 1e-300, 5e-324, 1e6, 1e300])
+    @pytest.mark.parametrize("alpha", [1e-6, 1e-12, 1e-100, 1e-300, 5e-324, 1e6, 1e12])
     def test_never_nan(self, alpha: float) -> None:
         drawn = shares(alpha, 200)
         assert np.isfinite(drawn).all()

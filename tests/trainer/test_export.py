@@ -26,7 +26,11 @@ EDITS: list[Any] = [
     {"name": "selective_backprop", "keep": 0.5},
     {"name": "ema", "decay": 0.5},
 ]
-HIDDEN: list[Any] = [{"name": "manifold_mixup", "module": "net.1", "alpha": 1.0}, "sam", "swa"]
+HIDDEN: list[Any] = [
+    {"name": "manifold_mixup", "module": "net.1", "alpha": 1.0},
+    "sam",
+    {"name": "swa", "start": "1ba"},
+]
 
 
 class Seen(nn.Module):
