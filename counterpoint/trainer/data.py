@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -187,6 +188,14 @@ class _Images:
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    def fingerprint(self) -> str:
+        """Return a digest of the name, the size in bytes and the class of every file."""
+        digest = hashlib.sha256()
+        for path, label in zip(self._paths, self._labels, strict=True):
+            name = path.relative_to(self._config.root).as_posix()
+            digest.update(f"{name}\0{path.stat().st_size}\0{label}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()[:32]
 
     def _open(self, index: int) -> Image.Image:
         return open_image(self._paths[index], self._reading)

@@ -14,8 +14,6 @@ from counterpoint.trainer.integrity import DamagedError, read_bytes
 
 __all__ = ["History", "Mark"]
 
-Value = float | int | Mapping[str, float]
-
 
 class Mark(NamedTuple):
     """How long a history was at some moment, in bytes, and the SHA-256 of these."""
@@ -45,9 +43,9 @@ class History:
         self._digest, self._size = hashlib.sha256(), 0
         self._count(self.path.read_bytes() if self.path.is_file() else b"")
 
-    def add(self, values: Mapping[str, Value]) -> None:
+    def add(self, values: Mapping[str, float | int]) -> None:
         """Add a line, and have it on the disk; raises ``OSError``."""
-        line = json.dumps({name: _plain(value) for name, value in values.items()}) + "\n"
+        line = json.dumps({name: _finite(value) for name, value in values.items()}) + "\n"
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line)
             file.flush()
@@ -97,7 +95,7 @@ class History:
             raise DamagedError("its last line is not JSON") from error
         if not isinstance(values, dict):
             raise DamagedError("its last line holds no JSON mapping")
-        return {name: value for name, value in values.items() if not isinstance(value, dict)}
+        return values
 
 
 def _is_line(line: bytes, step: int) -> bool:
@@ -110,8 +108,6 @@ def _is_line(line: bytes, step: int) -> bool:
     return line.endswith(b"\n") and isinstance(number, int) and number <= step
 
 
-def _plain(value: Value) -> Any:
+def _finite(value: float | int) -> float | int | None:
     """JSON has no NaN and no infinity."""
-    if isinstance(value, Mapping):
-        return {name: _plain(number) for name, number in value.items()}
     return value if math.isfinite(value) else None

@@ -23,6 +23,7 @@ from counterpoint.trainer.passes import Passes, as_mean
 from counterpoint.trainer.planning import is_due, total_batches, trains_on_dense
 from counterpoint.trainer.prefetch import prefetch
 from counterpoint.trainer.report import Report
+from counterpoint.trainer.run_record import RunRecord
 from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import Epochs, evaluation_loader, train_loader
 from counterpoint.trainer.snapshot import Snapshot
@@ -50,6 +51,7 @@ class Job:
     report: Report
     stop: Stop
     trackers: Trackers
+    record: RunRecord
 
 
 class Loop:
@@ -123,7 +125,8 @@ class Loop:
     def _record(self) -> dict[str, Any]:
         """Return what the exported weights say of the run."""
         mark = {} if self._folder is None else self._folder.metrics_mark._asdict()
-        return {"step": self.step, "total": self._total, "plan": self._plan.fingerprint, "metrics": mark}
+        own = {"step": self.step, "total": self._total, "plan": self._plan.fingerprint, "metrics": mark}
+        return {**own, "classes": list(self._job.data.spec.classes), "code": self._job.record.code["components"]}
 
     def _epoch(self) -> None:
         """Train to the end of the epoch, from wherever in it the run stands."""
@@ -177,30 +180,34 @@ class Loop:
     def _measure(self) -> None:
         """Measure where it is due; nothing has changed if it is cut short."""
         values: dict[str, float] = {}
+        classes: dict[str, float] = {}
         ends_epoch = self.step % self._steps == 0 or self.step == self._total
         if ends_epoch:
             self._watch.check()
             values |= self._measured.compute()
         if self._is_due(self._config.eval_every):
-            values |= self._evaluate()
+            found = self._evaluate()
+            values |= found.compute()
+            classes = found.by_class()
         if ends_epoch:
             self._measured.reset()
         if values:
-            self._note(values)
+            self._note(values, classes)
 
     def _is_due(self, every: Duration) -> bool:
         return is_due(every, self.step, steps_per_epoch=self._steps, total=self._total)
 
-    def _note(self, values: Mapping[str, float]) -> None:
-        """Write and show what was measured."""
-        self.metrics |= values
+    def _note(self, values: Mapping[str, float], classes: Mapping[str, float]) -> None:
+        """Write and show what was measured; the accuracy of each class is not shown."""
+        self.metrics |= {**values, **classes}
         if self._folder is not None and self._accelerator.is_main_process:
             epoch = -(-self.step // self._steps)
-            self._folder.add_metrics({"epoch": epoch, "step": self.step, "lr": self._lr, **values})
-            self._job.trackers.log({"epoch": epoch, "lr": self._lr, **values}, self.step)
+            told = {"lr": self._lr, **values, **classes}
+            self._folder.add_metrics({"epoch": epoch, "step": self.step, **told})
+            self._job.trackers.log({"epoch": epoch, **told}, self.step)
         self._report.metrics(self.step, values)
 
-    def _evaluate(self) -> dict[str, float]:
+    def _evaluate(self) -> EvaluationMetrics:
         """Measure on the evaluation data, with the weights for evaluation.
 
         The unwrapped model runs, because processes may have different numbers of batches here, and a wrapped one
@@ -226,7 +233,7 @@ class Loop:
                 if accelerator.num_processes == 1:  # several have different numbers of batches here
                     self._check_stop()
             self._raw.train()
-        return metrics.compute()
+        return metrics
 
     def _save(self) -> None:
         """Write a checkpoint of what is fit to go on from, and let the older ones go."""
@@ -243,6 +250,8 @@ class Loop:
             lr=self._lr,
             processes=self._accelerator.num_processes,
             batch_size=self._job.sampler.batch_size,
+            code=self._job.record.code,
+            data=self._job.record.data,
         )
         if self._accelerator.is_main_process:
             write_checkpoint(self._folder.checkpoints, self.step, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 
@@ -12,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from counterpoint.trainer.spec import DataSpec
 
-__all__ = ["EvaluationMetrics", "ExpectedAccuracy", "MeanLoss", "TrainingMetrics"]
+__all__ = ["ClassAccuracy", "EvaluationMetrics", "ExpectedAccuracy", "MeanLoss", "TrainingMetrics"]
 
 
 class _Mean(Metric):
@@ -77,6 +78,36 @@ class ExpectedAccuracy(_Mean):
         self.weight += len(targets)
 
 
+class ClassAccuracy(Metric):
+    """The accuracy over the examples of each class; NaN for a class without any.
+
+    >>> metric = ClassAccuracy(3)
+    >>> metric.update(torch.tensor([[2.0, 1.0, 0.0], [2.0, 1.0, 0.0], [0.0, 3.0, 0.0]]), torch.tensor([0, 1, 1]))
+    >>> metric.compute().tolist()
+    [1.0, 0.5, nan]
+    """
+
+    full_state_update = False
+    right: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("right", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits (N, C), and class indices (N), of which those out of range count for no class."""
+        known = (labels >= 0) & (labels < len(self.count))
+        labels, predicted = labels[known], outputs.detach().argmax(1)[known]
+        self.count += torch.bincount(labels, minlength=len(self.count))
+        self.right += torch.bincount(labels[predicted == labels], minlength=len(self.count))
+
+    def compute(self) -> Tensor:
+        """Return the accuracy of each class, (C)."""
+        return self.right / self.count
+
+
 class TrainingMetrics:
     """Loss and, for ``multiclass``, accuracy over the training batches of an epoch, as they were trained on.
 
@@ -131,6 +162,8 @@ class EvaluationMetrics:
         if spec.task == "multiclass" and spec.num_classes is not None:
             accuracy = MulticlassAccuracy(spec.num_classes, average="micro", validate_args=False)
             self._metrics["accuracy"] = accuracy.to(device)
+        self._classes = spec.classes if "accuracy" in self._metrics else ()
+        self._by_class = ClassAccuracy(len(self._classes)).to(device)
 
     def update(self, loss: Tensor, weight: Tensor | float, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: its mean loss and what that was divided by, logits (N, C), and class indices (N).
@@ -141,6 +174,15 @@ class EvaluationMetrics:
         if "accuracy" in self._metrics:
             labels = targets.argmax(1) if targets.is_floating_point() else targets
             self._metrics["accuracy"].update(outputs, labels)
+            if self._classes:
+                self._by_class.update(outputs, labels)
+
+    def by_class(self) -> dict[str, float]:
+        """Return the accuracy of each class over all processes, by its name, where classes have names and examples."""
+        if not self._classes:
+            return {}
+        found = zip(self._classes, _computed(self._by_class).tolist(), strict=True)
+        return {f"evaluation_accuracy/{name}": value for name, value in found if not math.isnan(value)}
 
     def compute(self) -> dict[str, float]:
         """Return each mean over all processes."""
@@ -148,7 +190,12 @@ class EvaluationMetrics:
 
 
 def _values(prefix: str, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    return {f"{prefix}_{name}": float(_computed(metric)) for name, metric in metrics.items()}
+
+
+def _computed(metric: Metric) -> Tensor:
     with warnings.catch_warnings():
         # Of few examples some processes have none, and still add to what all compute together.
         warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
-        return {f"{prefix}_{name}": float(metric.compute()) for name, metric in metrics.items()}
+        value: Tensor = metric.compute()
+    return value

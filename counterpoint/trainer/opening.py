@@ -15,6 +15,7 @@ from counterpoint.trainer.exported import read_model
 from counterpoint.trainer.history import Mark
 from counterpoint.trainer.integrity import DamagedError, seal, seal_text
 from counterpoint.trainer.report import Report
+from counterpoint.trainer.run_record import RunRecord
 from counterpoint.trainer.run_state import RunState, check_state
 from counterpoint.trainer.rundir import DAMAGED_METRICS, RunDirectory
 from counterpoint.trainer.yaml import dump_config
@@ -129,9 +130,11 @@ def _check_metrics(
     return True
 
 
-def make_ready(folder: RunDirectory, config: RunConfig, plan: Plan, begin: Begin, *, overwrite: bool) -> None:
+def make_ready(
+    folder: RunDirectory, config: RunConfig, plan: Plan, record: RunRecord, begin: Begin, *, overwrite: bool
+) -> None:
     """Make the folder that of this run, as it stood at its begin; nothing is written to one that is to stay."""
-    texts = seal_text(dump_config(config)), _plan_text(plan)
+    texts = seal_text(record.comment() + dump_config(config)), _plan_text(plan, record)
     if begin.is_finished:
         if not begin.keeps_texts:
             folder.write_texts(*texts)
@@ -149,5 +152,6 @@ def make_ready(folder: RunDirectory, config: RunConfig, plan: Plan, begin: Begin
     folder.start(*texts, metrics_size=metrics_size)
 
 
-def _plan_text(plan: Plan) -> str:
-    return json.dumps(seal(json.loads(plan.to_json())), indent=2) + "\n"
+def _plan_text(plan: Plan, record: RunRecord) -> str:
+    held = {**json.loads(plan.to_json()), "code": record.code, "data": record.data}
+    return json.dumps(seal(held), indent=2) + "\n"

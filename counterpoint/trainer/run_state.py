@@ -16,7 +16,7 @@ class RunState(BaseModel):
     """The plain data of a checkpoint of format 1.
 
     ``metrics_size`` and ``metrics_sha256`` mark the metrics so far, ``measured`` says whether those of ``step`` are
-    among them.
+    among them. ``code`` is what ``provenance`` returns, ``data`` what ``data_record`` does.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -34,6 +34,8 @@ class RunState(BaseModel):
     lr: float
     processes: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+    code: dict[str, Any]
+    data: dict[str, Any]
 
     @property
     def mark(self) -> Mark:

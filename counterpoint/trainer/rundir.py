@@ -14,7 +14,7 @@ from torch import Tensor
 from counterpoint.core.errors import RunDirectoryError, RunError
 from counterpoint.trainer.checkpoint import remove, write_file
 from counterpoint.trainer.exported import write_model
-from counterpoint.trainer.history import History, Mark, Value
+from counterpoint.trainer.history import History, Mark
 from counterpoint.trainer.integrity import DamagedError, read_bytes, unseal, unseal_text
 
 __all__ = ["RunDirectory"]
@@ -138,7 +138,7 @@ class RunDirectory:
         with self._writing():
             return self.history.salvage(self.path / DAMAGED_METRICS, step)
 
-    def add_metrics(self, values: Mapping[str, Value]) -> None:
+    def add_metrics(self, values: Mapping[str, float | int]) -> None:
         """Add a line to ``metrics.jsonl``; raises ``RunError`` if it cannot be written."""
         with self._going_on():
             self.history.add(values)

@@ -17,6 +17,7 @@ from counterpoint.core.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, join_optimizer, split_optimizer
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import TrainingMetrics
+from counterpoint.trainer.run_record import RunRecord
 from counterpoint.trainer.split import Split, split_changes
 
 __all__ = ["Snapshot", "differences", "flat"]
@@ -97,8 +98,12 @@ class Snapshot:
             group.update({**own, "params": group["params"], "lr": rate * factor(self.scheduler.last_epoch)})
 
 
-def differences(checkpoint: Checkpoint, config: RunConfig, plan: Plan, split: Split, model: nn.Module) -> list[str]:
+def differences(
+    checkpoint: Checkpoint, config: RunConfig, plan: Plan, split: Split, model: nn.Module, record: RunRecord
+) -> list[str]:
     """Return what differs between the run that wrote a checkpoint and this one, a line each.
+
+    ``record`` has the code and the data of this one.
 
     Another number of processes is no difference where training goes on as it began, but for rounding: on the same
     global batches, and with nothing that depends on how they are split.
@@ -117,8 +122,8 @@ def differences(checkpoint: Checkpoint, config: RunConfig, plan: Plan, split: Sp
     same_batches = replace(plan, facts=replace(plan.facts, batch_size=began.batch_size)) if alike else plan
     if not differing and checkpoint.data["fingerprint"] != same_batches.fingerprint:
         was = checkpoint.data["fingerprint"]
-        return [f"  the plan: was {was}, is {plan.fingerprint} (other data, or another version)"]
-    return differing
+        differing = [f"  the plan: was {was}, is {plan.fingerprint} (other data, or another version)"]
+    return [*differing, *record.changes(checkpoint.data)]
 
 
 def flat(tree: object, key: str = "") -> dict[str, Any]:

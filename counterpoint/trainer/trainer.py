@@ -16,13 +16,16 @@ from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, list_checkpoints
 from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.data_record import data_record
 from counterpoint.trainer.limits import batch_notes, check_microbatches, check_optimizer, check_workers
 from counterpoint.trainer.lock import locked
 from counterpoint.trainer.opening import Begin, find_begin, make_ready
 from counterpoint.trainer.own import asked_batch_size, bring_together, check_loaders, check_prepared
 from counterpoint.trainer.planning import additions, plan_run, total_batches
 from counterpoint.trainer.processes import check_agreement, failures, make_accelerator, peers
+from counterpoint.trainer.provenance import provenance
 from counterpoint.trainer.report import Report, make_report
+from counterpoint.trainer.run_record import RunRecord
 from counterpoint.trainer.rundir import RunDirectory
 from counterpoint.trainer.sampler import make_epochs
 from counterpoint.trainer.snapshot import differences
@@ -133,7 +136,7 @@ class Trainer:
             total=total_batches(self.config, self._sampler),
             steps_per_epoch=self._sampler.batches,
         )
-        self._has_run = False
+        self._has_run, self._record = False, RunRecord()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -224,6 +227,7 @@ class Trainer:
                 report,
                 stop,
                 trackers,
+                self._record,
             )
         )
         if checkpoint is not None:
@@ -239,6 +243,9 @@ class Trainer:
     def _begin(self, report: Report, *, resume: bool, overwrite: bool, allow_changes: bool) -> Begin:
         """Make the folder ready for the run, and return where it begins."""
         folder, begin = self._folder, Begin()
+        if folder is not None:
+            code = provenance(self.config, self.plan, self.data, self.model)
+            self._record = RunRecord(code, data_record(self.data))
         if resume and folder is not None:
             total = total_batches(self.config, self._sampler)
             begin = find_begin(folder, report, self._differences, total=total, allow_changes=allow_changes)
@@ -247,12 +254,12 @@ class Trainer:
             return begin
         self._accelerator.wait_for_everyone()  # every process has looked before the first one writes
         if self._accelerator.is_main_process:
-            make_ready(folder, self.config, self.plan, begin, overwrite=overwrite)
+            make_ready(folder, self.config, self.plan, self._record, begin, overwrite=overwrite)
         self._accelerator.wait_for_everyone()
         return begin
 
     def _differences(self, checkpoint: Checkpoint) -> list[str]:
-        return differences(checkpoint, self.config, self.plan, self._split, self.model)
+        return differences(checkpoint, self.config, self.plan, self._split, self.model, self._record)
 
 
 def _read_config(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:

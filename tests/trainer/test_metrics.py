@@ -119,3 +119,16 @@ def test_a_batch_in_which_nothing_counts_leaves_the_mean_alone() -> None:
     assert metric.compute().item() == 2.0
     metric.update(torch.tensor(float("nan")), 1.0)
     assert metric.compute().isnan()
+
+
+@pytest.mark.kind("18")
+def test_the_accuracy_of_each_class_is_over_its_examples() -> None:
+    """A class without examples has none; labels that are ignored count for no class."""
+    metrics = EvaluationMetrics(DataSpec("multiclass", "features", (4,), 4, ("a", "b", "c", "d")))
+    outputs = torch.eye(4)[[0, 0, 1, 2, 0]]
+    metrics.update(torch.tensor(1.0), 3, outputs[:3], torch.tensor([0, 1, 1]))
+    metrics.update(torch.tensor(1.0), 2, outputs[3:], torch.tensor([2, 1]))
+    assert metrics.by_class() == pytest.approx(
+        {"evaluation_accuracy/a": 1.0, "evaluation_accuracy/b": 1 / 3, "evaluation_accuracy/c": 1.0}
+    )
+    assert EvaluationMetrics(SPEC).by_class() == {}
