@@ -11,7 +11,8 @@ from torch import Tensor
 
 import counterpoint as cp
 from counterpoint.core import Edit, Form
-from counterpoint.core.commute import edits_commute
+from counterpoint.core.commute import commute, edits_commute
+from counterpoint.core.effects import TransformEffect
 from counterpoint.core.kinds import UNIT, Axis
 
 AXES = {Axis.SAMPLE: 0, Axis.CHANNEL: 1, Axis.POSITION: 2}
@@ -67,3 +68,30 @@ def test_laws_say_what_they_are_named_for() -> None:
     assert edits_commute(mixing, cp.Law.RESCALE.edit(cp.Field.INPUTS, frozenset({UNIT})))
     assert not edits_commute(mixing, cp.Law.RECOLOR.edit(cp.Field.INPUTS, frozenset({UNIT})))
     assert not edits_commute(mixing, cp.Law.FILL.edit(cp.Field.INPUTS, frozenset({UNIT})))
+
+
+def transform(*, reads: tuple[cp.Field, ...] = (), **edits: Edit) -> TransformEffect:
+    return TransformEffect("apply", {cp.Field(part): edit for part, edit in edits.items()}, reads=frozenset(reads))
+
+
+@pytest.mark.kind("30")
+def test_a_read_does_not_commute_with_an_edit_of_the_field_read() -> None:
+    """A method that looks at the inputs to edit the targets sees other inputs behind an edit of them."""
+    looks = transform(reads=(cp.Field.INPUTS,), targets=edit(Form.SELECT, Axis.SAMPLE))
+    for form in Form:
+        edits = transform(inputs=edit(form, Axis.CHANNEL))
+        assert not torch.equal(values(), MAPS[form](values(), 1))
+        assert commute(looks, edits) is commute(edits, looks) is False
+    other = transform(targets=edit(Form.SELECT, Axis.CHANNEL))
+    assert commute(looks, other)
+    assert commute(transform(inputs=edit(Form.SELECT, Axis.SAMPLE)), transform(inputs=edit(Form.SELECT, Axis.CHANNEL)))
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("acts", [frozenset(), frozenset({Axis.POSITION})])
+def test_equal_fills_commute_where_neither_moves_positions(acts: frozenset[Axis]) -> None:
+    def fills(constant: float, acts: frozenset[Axis] = frozenset()) -> Edit:
+        return Edit(frozenset({UNIT}), acts=acts, varies=frozenset({Axis.POSITION}), form=Form.AFFINE, fills=constant)
+
+    assert edits_commute(fills(0.5), fills(0.5, acts)) is edits_commute(fills(0.5, acts), fills(0.5)) is (not acts)
+    assert not edits_commute(fills(0.5), fills(0.25, acts))

@@ -275,3 +275,66 @@ def test_the_check_of_a_resumed_compiled_plan_changes_no_batch() -> None:
     plan = replace(plan, compiled=Function())  # type: ignore[arg-type]
     assert [torch.equal(plan(INPUTS, TARGETS, step=step)[0], INPUTS * 2) for step in (0, 1, 2)] == [True, True, False]
     assert calls == ["eager", "eager", "compiled"]
+
+
+class Meddles(cp.Algorithm[None], name="meddles"):
+    """Does to the model what the test says, and declares that it looks at the loss."""
+
+    @cp.after(cp.Event.STEP, reads="modules")
+    def look(self, state: object, scope: cp.Scope) -> None:
+        MEDDLING[0](scope.model)
+
+
+MEDDLING: list[Callable[[nn.Module], object]] = []
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("meddle", "written"),
+    [
+        (lambda model: model[1].weight.data.view(-1)[-1].add_(1), "parameters"),
+        (lambda model: model[1].bias.data.mul_(2), "parameters"),
+        (lambda model: model[2].running_var.add_(1), "parameters"),
+        (lambda model: model[2].num_batches_tracked.add_(1), "parameters"),
+        (lambda model: model[1].bias.grad.add_(1), "gradients"),
+        (lambda model: model[2].weight.grad.detach().numpy().fill(3), "gradients"),
+    ],
+)
+def test_a_hook_that_writes_into_parameters_buffers_or_gradients(
+    meddle: Callable[[nn.Module], object], written: str
+) -> None:
+    MEDDLING[:] = [meddle]
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.BatchNorm1d(3))
+    plan = cp.compose([Meddles()], **FACTS)
+    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(cp.ContractError, match=rf"meddles\.look writes {written} and does not declare it"):
+        step_of(engine)
+    MEDDLING[:] = [lambda model: None]
+    step_of(engine)
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(("inputs", "targets"), [(2, 4), (4, 2), (3, 2)])
+def test_a_step_that_leaves_other_numbers_of_inputs_and_targets(inputs: int, targets: int) -> None:
+    fewer = frozenset({cp.Axis.SAMPLE})
+    declared = {
+        "inputs": cp.Edit(cp.CONTINUOUS, acts=fewer, resizes=True),
+        "targets": cp.Edit(frozenset({cp.INDEX}), acts=fewer, resizes=True),
+        "claims": cp.BATCH_SIZE,
+        "law": None,
+    }
+    with pytest.raises(cp.ContractError, match=f"it leaves {inputs} inputs and {targets} targets"):
+        run(
+            lambda batch: batch.with_inputs(batch.inputs[:inputs]).with_targets(batch.targets[:targets]),
+            declared=declared,
+        )
+    run(lambda batch: batch.with_inputs(batch.inputs[:2]).with_targets(batch.targets[:2]), declared=declared)
+
+
+@pytest.mark.kind("30")
+def test_a_label_above_1_is_refused() -> None:
+    plan = cp.compose([], task="multilabel", num_classes=2)
+    for wrong in (1.01, 1.5, 2.0):
+        with pytest.raises(cp.DataError, match=r"multi_hot targets are at most 1; found [12]\.\d"):
+            plan(INPUTS, torch.tensor([[0.0, 1.0], [wrong, 0.0], [1.0, 1.0], [0.5, 0.0]]), step=0)
+    plan(INPUTS, torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.5, 0.0]]), step=0)

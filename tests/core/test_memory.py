@@ -1,0 +1,127 @@
+"""Memory of the caller's is never written to, and memory that is used again is large enough and held by no tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import counterpoint as cp
+from counterpoint.core.compiled import Compiled
+from counterpoint.core.memory import LARGE, Recycler
+from tests.algorithms.batches import images, plan_for, targets
+
+pytestmark = pytest.mark.kind("30")
+
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "itself": lambda x: x,
+    "view": lambda x: x.view(x.shape),
+    "detached": lambda x: x.detach(),
+    "transposed": lambda x: x.transpose(-1, -2),
+    "part": lambda x: x[..., 1:],
+    "real part": lambda x: x.movedim(1, -1).movedim(-1, 1),
+}
+
+
+@pytest.mark.parametrize("way", VIEWS)
+@pytest.mark.parametrize("contract", ["off", "first_steps"])
+@pytest.mark.parametrize("method", ["cutout", "cutmix", "mixup", "trivial_augment"])
+def test_a_step_that_returns_a_view_gives_the_next_no_memory_of_the_callers(
+    way: str, contract: str, method: str
+) -> None:
+    class Views(cp.Algorithm[None], name="views"):
+        @cp.transform(inputs=cp.Edit(cp.IMAGES, acts=frozenset({cp.Axis.POSITION}), resizes=True))
+        def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return batch.with_inputs(VIEWS[way](batch.inputs))
+
+    plan = plan_for([Views(before=method), method], inputs="unit", contract=contract)
+    assert plan.order.index("views") < plan.order.index(method)
+    for further in (False, True):
+        x = tuple(images(6, kind="unit") for _ in range(2)) if further else images(6, kind="unit")
+        before = tuple(each.clone() for each in x) if further else x.clone()
+        for step in range(5):
+            plan(x, targets(6), step=step, repeat=True)
+        assert all(map(torch.equal, x, before)) if further else torch.equal(x, before)
+
+
+def test_the_batch_that_gives_the_losses_of_samples_is_not_written_to() -> None:
+    class Spoils(cp.Algorithm[None], name="spoils"):
+        """Changes the kind of the inputs, in place where it may."""
+
+        @cp.transform(inputs=cp.Edit(frozenset({cp.UNIT}), gives=cp.NORMALIZED, form=cp.Form.AFFINE))
+        def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return batch.with_inputs(batch.inputs.mul_(2) if batch.writable else batch.inputs * 2)
+
+    plan = plan_for([Spoils(), {"name": "selective_backprop", "selection": "top"}], inputs="unit", contract="off")
+    seen: list[Tensor] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(105, 4))
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()))
+    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    x = images(6, kind="unit")
+    with engine.batch(x.clone(), targets(6), donate=True) as batch:
+        assert torch.equal(seen[0], x * 2)
+        assert all(any(torch.equal(row, kept * 2) for kept in x) for row in batch.inputs)
+
+
+@pytest.mark.parametrize("methods", [["mixup"], ["cutout", "cutmix", "label_smoothing"]], ids=str)
+def test_a_compiled_plan_edits_several_inputs_of_each_batch(methods: list[Any]) -> None:
+    plan = plan_for(methods, contract="off")
+    fast = replace(plan, compiled=Compiled("eager"))
+    for step in range(5):
+        views = tuple(images(4).roll(step + shift, 2) for shift in range(2))
+        found, wanted = fast(views, targets(4), step=step), plan(views, targets(4), step=step)
+        assert torch.equal(found[1], wanted[1])
+        assert all(map(torch.equal, found[0], wanted[0]))
+        assert len(found[0]) == 2
+
+
+@st.composite
+def forms(draw: st.DrawFn) -> Tensor:
+    dtype = draw(st.sampled_from([torch.uint8, torch.float32, torch.float64]))
+    count = (LARGE // dtype.itemsize) + draw(st.integers(-3, 3) | st.integers(0, 2 * LARGE // dtype.itemsize))
+    return torch.empty(count, dtype=dtype, device="meta")
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(forms(), st.booleans()), min_size=2, max_size=8))
+def test_every_tensor_has_memory_of_its_own_that_is_large_enough(wanted: list[tuple[Tensor, bool]]) -> None:
+    recycler, held = Recycler(), []
+    for number, (form, keep) in enumerate(wanted):
+        made = recycler.empty_like(form)
+        assert (made.shape, made.dtype) == (form.shape, form.dtype)
+        assert made.untyped_storage().nbytes() >= form.numel() * form.element_size()
+        made.fill_(number)
+        if keep:
+            held.append((number, made))
+        del made
+        assert all(bool((tensor == own).all()) for own, tensor in held)
+
+
+def test_memory_that_autograd_saved_is_not_lent_again() -> None:
+    recycler, form = Recycler(), torch.empty(LARGE, dtype=torch.float32, device="meta")
+    weight = torch.tensor(2.0, requires_grad=True)
+    saved = recycler.empty_like(form).fill_(3.0)
+    loss = (weight * saved).sum()
+    place = saved.data_ptr()
+    del saved
+    for _ in range(4):
+        other = recycler.empty_like(form)
+        assert other.data_ptr() != place
+        other.zero_()
+    loss.backward()
+    assert weight.grad is not None
+    assert weight.grad.item() == 3.0 * LARGE
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 300, 300), (4, 8, 128, 129)])
+def test_a_form_that_is_laid_out_otherwise_keeps_its_layout(shape: tuple[int, ...]) -> None:
+    recycler = Recycler()
+    for given_form in (torch.empty(shape), torch.empty(shape).to(memory_format=torch.channels_last)):
+        made = recycler.empty_like(given_form)
+        assert made.stride() == torch.empty_like(given_form).stride()
