@@ -10,12 +10,12 @@ import pydantic
 from pydantic_core import ErrorDetails
 from torch import Tensor, nn
 
-from counterpoint.core import Duration, Facts, Fault, LossSpec, Plan, Terms
+from counterpoint.core import Duration, Fault, LossSpec, Plan, Terms
 from counterpoint.core import compose as check
-from counterpoint.core.effects import Contract
+from counterpoint.core.arguments import written
 from counterpoint.core.errors import ConfigError, PluginError, UnknownNameError, nearest
-from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TARGET_KINDS, TASKS, Kind, Task
-from counterpoint.core.schedule import Clock
+from counterpoint.core.kinds import IMAGE, TARGET_KINDS, Kind, Task
+from counterpoint.core.statements import stated
 from counterpoint.losses import resolve_loss
 from counterpoint.plugins import ALGORITHMS, LOSSES
 
@@ -76,27 +76,18 @@ def compose(
     >>> plan.order
     ('dense_targets', 'label_smoothing', 'mixup')
     """
-    faults: list[Fault] = []
-    clock = _clock(steps_per_epoch, max_duration, terms, faults)
-    facts = Facts(
-        _task(task, terms, faults),
-        _inputs(inputs, terms, faults),
-        num_classes,
-        batch_size,
-        clock,
-        seed,
-        None if model_inputs is None else frozenset(_inputs(kind, terms, faults) for kind in model_inputs),
-        microbatches,
-    )
+    given = {key: value for key, value in locals().items() if key not in ("loss", "loss_accepts")}
+    statements, faults = stated(given)
+    facts = statements.facts(faults)
     return check(
-        algorithms,
+        statements.algorithms,
         resolve=ALGORITHMS.loader(),
         facts=facts,
-        loss=_loss(loss, loss_accepts, num_classes, terms, faults),
-        strict_order=strict_order,
-        contract=Contract(contract),
-        compiled=_compiled() if compile else None,
-        terms=terms,
+        loss=_loss(loss, loss_accepts, facts.num_classes, statements.terms, faults),
+        strict_order=statements.strict_order,
+        contract=statements.contract,
+        compiled=_compiled() if statements.compile else None,
+        terms=statements.terms,
         choice="one_of",
         faults=faults,
     )
@@ -108,47 +99,6 @@ def _compiled() -> Compiled:
     return Compiled()
 
 
-def _task(given: str | Task | None, terms: Terms, faults: list[Fault]) -> Task:
-    if isinstance(given, Task):
-        return given
-    if given in TASKS:
-        return TASKS[given]
-    said = "the task is not stated" if given is None else f"there is no task {given!r}{nearest(str(given), TASKS)}"
-    close = get_close_matches(str(given), TASKS, n=1) or ["multiclass"]
-    fix = f"state {terms.text('task', close[0])}; tasks are {', '.join(TASKS)}"
-    faults.append(Fault("task-unstated", said, fix))
-    return TASKS["multiclass"]
-
-
-def _inputs(given: str | Kind, terms: Terms, faults: list[Fault]) -> Kind:
-    known = {kind.name: kind for kind in INPUT_KINDS}
-    if isinstance(given, Kind):
-        return given
-    if given in known:
-        return known[given]
-    fix = f"state {terms.text('inputs', (get_close_matches(given, known, n=1) or ['image'])[0])}"
-    faults.append(Fault("inputs-unknown", f"there are no inputs of kind {given!r}{nearest(given, known)}", fix))
-    return IMAGE
-
-
-def _clock(
-    steps_per_epoch: int | None, max_duration: str | Duration | None, terms: Terms, faults: list[Fault]
-) -> Clock:
-    if max_duration is None:
-        return Clock(steps_per_epoch)
-    try:
-        length = Duration.parse(max_duration)
-    except ValueError as error:
-        faults.append(
-            Fault("duration-unknown", f"max_duration: {error}", f"state {terms.text('max_duration', '10ep')}")
-        )
-        return Clock(steps_per_epoch)
-    if length.unit == "dur":
-        message = f"max_duration is {length}, a share of itself"
-        faults.append(Fault("duration-unknown", message, f"state {terms.text('max_duration', '10ep')}"))
-    return Clock(steps_per_epoch, length.batches(steps_per_epoch=steps_per_epoch, total=None))
-
-
 def _loss(
     given: Loss | None,
     accepts: Collection[str | Kind] | None,
@@ -157,6 +107,9 @@ def _loss(
     faults: list[Fault],
 ) -> LossSpec | None:
     if given is None:
+        if accepts is not None:
+            message = "loss_accepts says which targets a loss is right for, and there is no loss"
+            faults.append(Fault("bad-argument", message, "give compose a loss, or leave loss_accepts out"))
         return None
     found: list[Fault] = []
     spec = _described(given, accepts, terms, found)
@@ -189,7 +142,9 @@ def _described(
             faults.append(Fault("bad-setting", str(error), fix))
             return spec
     if spec is None:
-        name = type(loss).__name__ if isinstance(loss, nn.Module) else getattr(loss, "__name__", repr(loss))
+        name = (
+            type(loss).__name__ if isinstance(loss, nn.Module) else str(getattr(loss, "__name__", type(loss).__name__))
+        )
         message = (
             f"the loss {name} does not say which targets it accepts, and running it cannot tell whether it is right"
         )
@@ -206,7 +161,7 @@ def _built(given: str | Mapping[str, Any], terms: Terms, faults: list[Fault]) ->
     name = settings.pop("name", None)
     fix = f"state {terms.text('loss', 'cross_entropy')}, or another of {', '.join(sorted(LOSSES.names()))}"
     if not isinstance(name, str):
-        faults.append(Fault("bad-setting", f"loss: {given!r} does not name a loss", fix))
+        faults.append(Fault("bad-setting", f"loss: {written(given)} does not name a loss", fix))
         return None
     try:
         config = LOSSES.load(name)
@@ -235,4 +190,4 @@ def _setting_fault(name: str, config: type[pydantic.BaseModel], detail: ErrorDet
     meaning = config.model_fields[key].description if key in config.model_fields else None
     must = detail["msg"].replace("Input should", "it must", 1)
     fix = f"give {key} an allowed value{f': {meaning}' if meaning else ''}"
-    return Fault("bad-setting", f"loss ({name}): {path} is {detail['input']!r}; {must}", fix)
+    return Fault("bad-setting", f"loss ({name}): {path} is {written(detail['input'])}; {must}", fix)

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from torch import nn
 
+from counterpoint.core.arguments import written
 from counterpoint.core.batch import BatchSpec
 from counterpoint.core.declare import collect
 from counterpoint.core.durations import Duration
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["Algorithm", "Component", "Names", "build"]
 
 DrawsT = TypeVar("DrawsT")
+_DEEPEST = 8
+"""How deep methods may lie in each other."""
 _WORD = r"[a-z][a-z0-9_]*"
 
 
@@ -173,25 +176,31 @@ def _is_choice(cls: type[Algorithm[Any]]) -> bool:
     return cls.alternatives is not Algorithm.alternatives
 
 
-def build(given: object, resolve: Callable[[str], type[Algorithm[Any]]] | None) -> Algorithm[Any]:
+def build(
+    given: object, resolve: Callable[[str], type[Algorithm[Any]]] | None, within: tuple[object, ...] = ()
+) -> Algorithm[Any]:
     """Make an algorithm from an instance, a name, or a mapping with ``name`` and settings.
 
-    Raises what ``resolve`` raises for an unknown name, ``ValidationError`` for wrong settings, and ``ValueError`` for
-    anything that is none of the three.
+    ``within`` are the mappings that hold it. Raises what ``resolve`` raises for an unknown name, ``ValidationError``
+    for wrong settings, and ``ValueError`` for anything that is none of the three, or that holds itself.
     """
     if isinstance(given, Algorithm):
         return given
+    if len(within) >= _DEEPEST or any(given is outer for outer in within):
+        raise ValueError(f"a method holds itself, or methods lie in each other more than {_DEEPEST} deep")
     settings = dict(given) if isinstance(given, Mapping) else {"name": given}
     name = settings.pop("name", None)
     if not isinstance(name, str):
-        raise ValueError(f"{given!r} is no algorithm: give a name, a mapping with 'name' and settings, or an instance")
+        said = f"a mapping of {written(list(settings))}" if isinstance(given, Mapping) else written(given)
+        raise ValueError(f"{said} is no algorithm: give a name, a mapping with 'name' and settings, or an instance")
     if resolve is None:
         raise ValueError(f"the name {name!r} cannot be looked up here: give an instance, or write the whole in compose")
-    return resolve(name).model_validate(settings, context={"resolve": resolve})
+    return resolve(name).model_validate(settings, context={"resolve": resolve, "within": (*within, given)})
 
 
 def _component(value: object, info: ValidationInfo) -> Algorithm[Any]:
-    return build(value, (info.context or {}).get("resolve"))
+    context = info.context or {}
+    return build(value, context.get("resolve"), context.get("within", ()))
 
 
 Component = Annotated[

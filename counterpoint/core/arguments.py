@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import reprlib
 from typing import SupportsIndex
 
 import numpy as np
@@ -11,10 +12,13 @@ import torch
 
 from counterpoint.core.errors import ArgumentError
 
-__all__ = ["MOST", "flag", "real_number", "shown", "whole_number"]
+__all__ = ["MOST", "flag", "real_number", "shown", "whole_number", "written"]
 
 _WRITTEN_OUT = 256
 """Bits up to which an integer is written out: Python refuses to write one of some thousand digits."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 MOST = (1 << 63) - 1
 """The largest whole number that a tensor holds."""
@@ -32,6 +36,20 @@ def shown(value: object) -> str:
         return f"an object of type {type(value).__name__}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def written(value: object) -> str:
+    """Return a value for a message as it is written in Python, shortened; objects that cannot be written by their type.
+
+    >>> written(["mixup", {"name": "cutmix"}]), written("x" * 200)
+    ("['mixup', {'name': 'cutmix'}]", "'xxxxxxxxxxxxxxxxxxxxxxxxxxx...xxxxxxxxxxxxxxxxxxxxxxxxxxxx'")
+    """
+    if isinstance(value, int | torch.Tensor | np.ndarray):
+        return shown(value)
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except ValueError:  # an integer of some thousand digits in it
+        return shown(value)
 
 
 def whole_number(name: str, value: object, *, low: int = 0, high: int = MOST) -> int:

@@ -25,6 +25,7 @@ CODES = {
     "task-unstated": "the task is not stated, or not known",
     "task-unsupported": "a method has no meaning for the task",
     "inputs-unknown": "the kind of inputs is not known",
+    "bad-argument": "an argument of `compose` is of the wrong type, out of range, or contradicts another",
     "classes-unstated": "dense targets are needed, and the number of classes is not stated",
     "needs-unmet": "a method needs a kind that nothing gives",
     "loss-targets": "the loss cannot take the targets that it would get",

@@ -12,6 +12,7 @@ from typing import Any
 import pydantic
 
 from counterpoint.core.algorithm import Algorithm, build
+from counterpoint.core.arguments import written
 from counterpoint.core.effects import Declaration, Phase
 from counterpoint.core.errors import PluginError, UnknownNameError, nearest
 from counterpoint.core.faults import Fault, Terms
@@ -171,7 +172,8 @@ def _duplicates(identities: Sequence[str], members: Sequence[Member], terms: Ter
 
 def _unbuilt(item: object, position: int, error: Exception, resolve: Resolver, terms: Terms) -> list[Fault]:
     place = f"algorithms.{position}" if terms is Terms.YAML else f"algorithms[{position}]"
-    name = str(item.get("name")) if isinstance(item, Mapping) else str(item)
+    given = item.get("name") if isinstance(item, Mapping) else item
+    name = given if isinstance(given, str) else ""
     if isinstance(error, pydantic.ValidationError):
         return explain_settings(error, place, resolve(name))
     if isinstance(error, PluginError):
@@ -187,9 +189,13 @@ def explain_settings(error: pydantic.ValidationError, place: str, algorithm: typ
     ``place`` says where the algorithm stands, as ``algorithms.0``.
     """
     faults = []
-    for detail in error.errors():
+    details = error.errors()
+    inner = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+    for detail in details:
+        if detail["loc"] in inner:  # a list is wrong, too, where one of its items is
+            continue
         path = ".".join(str(part) for part in detail["loc"])
-        message = f"{place} ({algorithm.name}): {path} is {detail['input']!r}: {detail['msg']}"
+        message = f"{place} ({algorithm.name}): {path} is {written(detail['input'])}: {detail['msg']}"
         fix = f"give {path} an allowed value; `counterpoint show {algorithm.name}` lists them"
         if detail["type"] == "extra_forbidden":
             known = list(algorithm.model_fields) if len(detail["loc"]) == 1 else []

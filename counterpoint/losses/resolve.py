@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from counterpoint.core.arguments import written
 from counterpoint.core.digest import described
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.kinds import TARGET_KINDS, Field, Kind, names
@@ -95,7 +96,7 @@ def _require_callable(loss: object) -> None:
     if isinstance(loss, type):
         raise ConfigError(f"the loss is the class {loss.__name__}, not a loss; write {loss.__name__}()")
     if not callable(loss):
-        raise ConfigError(f"the loss is {loss!r}; give a module, or a function of outputs and targets")
+        raise ConfigError(f"the loss is {written(loss)}; give a module, or a function of outputs and targets")
 
 
 def _known(loss: Callable[..., Tensor]) -> LossSpec | None:
@@ -111,12 +112,19 @@ def _module_of(loss: Callable[..., Tensor]) -> nn.Module | None:
     module = next((module for function, module in FUNCTIONS if function is bound.func), None)
     if module is None or bound.args or not bound.keywords.keys() <= inspect.signature(module).parameters.keys():
         return None
-    return module(**bound.keywords)
+    try:
+        return module(**bound.keywords)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"{_qualified_name(loss)} cannot have the settings {written(bound.keywords)}: {error}"
+        ) from None
 
 
 def _target_kinds(accepts: Collection[str | Kind]) -> frozenset[Kind]:
     if isinstance(accepts, str):
         raise ConfigError(f"loss_accepts is the text {accepts!r}; it is a set of kinds: write {{{accepts!r}}}")
+    if not isinstance(accepts, Collection):
+        raise ConfigError(f"loss_accepts is {written(accepts)}; it is a set of kinds, of {names(TARGET_KINDS)}")
     if not accepts:
         raise ConfigError(f"loss_accepts is empty; name what the loss is right for, of {names(TARGET_KINDS)}")
     return frozenset(map(_target_kind, accepts))
@@ -128,8 +136,9 @@ def _target_kind(word: str | Kind) -> Kind:
             raise ConfigError(f"loss_accepts holds {word.name!r}, a kind of {word.field.value}; name kinds of targets")
         return word
     known = {kind.name: kind for kind in TARGET_KINDS}
-    if word not in known:
-        raise ConfigError(f"loss_accepts holds {word!r}, which is no kind of target{nearest(str(word), known)}")
+    if not isinstance(word, str) or word not in known:
+        near = nearest(word if isinstance(word, str) else "", known)
+        raise ConfigError(f"loss_accepts holds {written(word)}, which is no kind of target{near}")
     return known[word]
 
 

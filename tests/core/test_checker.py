@@ -295,7 +295,7 @@ def test_every_code_has_a_test_here() -> None:
     folder = Path(__file__).parent
     tested = "".join(
         (folder / name).read_text()
-        for name in ("test_checker.py", "test_order.py", "test_engine.py", "test_activity.py")
+        for name in ("test_checker.py", "test_order.py", "test_engine.py", "test_activity.py", "test_statements.py")
     )
     elsewhere = {"bad-config", "loop-limit"}  # of the command line, and of the integrations
     assert [code for code in CODES.keys() - elsewhere if f'"{code}"' not in tested] == []

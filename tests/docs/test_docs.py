@@ -138,6 +138,7 @@ SECTIONS: dict[str, str] = dict(re.findall(r"^## ([a-z-]+)\n(.*?)(?=^## |\Z)", F
 ONLY_IN_PYTHON = {
     "task-unstated",
     "inputs-unknown",
+    "bad-argument",
     "classes-unstated",
     "duration-unknown",
     "late-surgery",
