@@ -61,8 +61,11 @@ class WeightAverage(Algorithm[None], name="weight_average"):
     """
 
     @abstractmethod
-    def decay_of(self, update: int) -> float:
-        """Return the share of the average that an update keeps, between 0 and 1; updates count from 0."""
+    def decay_of(self, update: int, batches: int) -> float:
+        """Return the share of the average that an update keeps, between 0 and 1.
+
+        Updates count from 0; each comes after a step over some device ``batches`` on which the method acts.
+        """
 
     def init(self, model: nn.Module) -> Average:
         """Start with a copy of the weights."""
@@ -71,7 +74,7 @@ class WeightAverage(Algorithm[None], name="weight_average"):
     @after(Event.STEP, reads="parameters")
     def update(self, state: Average, scope: Scope) -> None:
         """Move the average towards the weights."""
-        decay = self.decay_of(int(state.updates))
+        decay = self.decay_of(int(state.updates), scope.batches)
         present = dict(named_tensors(scope.model))
         averaged: dict[str, tuple[Tensor, Tensor]] = {}
         for name in state.weights.keys() - present.keys():

@@ -27,8 +27,10 @@ class EMA(WeightAverage, name="ema"):
     """Keep an exponential moving average of the weights, and evaluate and export the model with it.
 
     After every ``every``-th batch ``average = d * average + (1 - d) * weights`` with ``d = decay``, or where that is
-    not given ``d = 0.5 ** (every / half_life)``. The first update copies the weights. Floating buffers, such as batch
-    norm's statistics, are averaged alike; integer ones are copied. The model trains on its own weights.
+    not given ``d = 0.5 ** (every / half_life)``. A step over several device batches has one update, with the latter to
+    the power of those on which EMA acts: a half-life counts device batches in every loop. The first update copies the
+    weights. Floating and complex buffers, such as batch norm's statistics, are averaged alike; integer ones are copied.
+    The model trains on its own weights.
 
     >>> EMA(half_life=100).per_update
     0.9930924954370359
@@ -45,9 +47,10 @@ class EMA(WeightAverage, name="ema"):
 
     @property
     def per_update(self) -> float:
-        """The decay of an update, warm-up aside."""
+        """The decay of an update after a step over one device batch, warm-up aside."""
         return 0.5 ** (self.every / self.half_life) if self.decay is None else self.decay
 
-    def decay_of(self, update: int) -> float:
+    def decay_of(self, update: int, batches: int) -> float:
         """Return the decay of an update, warm-up included."""
-        return decay_at(update, self.per_update, warmup=self.warmup)
+        decay = self.per_update**batches if self.decay is None else self.decay
+        return decay_at(update, decay, warmup=self.warmup)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from pydantic import Field
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
-from counterpoint.algorithms.optimized import optimized
+from counterpoint.algorithms.optimized import dense_gradient, optimized
 from counterpoint.core import Algorithm, Event, Scope, before
 
 __all__ = ["GradientClipping"]
@@ -34,7 +35,15 @@ class GradientClipping(Algorithm[None], name="gradient_clipping"):
     def clip(self, state: None, scope: Scope) -> None:
         """Bound the gradient."""
         parameters = optimized(scope.optimizer)
+        if all(parameter.grad is not None and parameter.grad.layout is torch.strided for parameter in parameters):
+            clip = clip_grad_norm_ if self.by == "norm" else clip_grad_value_
+            clip(parameters, self.threshold)
+            return
+        gradients = [dense_gradient(parameter) for parameter in parameters]
         if self.by == "norm":
-            clip_grad_norm_(parameters, self.threshold)
+            factor = (self.threshold / (get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(factor.to(gradient.device))
         else:
-            clip_grad_value_(parameters, self.threshold)
+            for gradient in gradients:
+                gradient.clamp_(-self.threshold, self.threshold)

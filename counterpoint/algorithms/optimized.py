@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-__all__ = ["optimized"]
+__all__ = ["dense_gradient", "optimized"]
 
 
 def optimized(optimizer: Optimizer) -> list[nn.Parameter]:
@@ -22,3 +23,16 @@ def optimized(optimizer: Optimizer) -> list[nn.Parameter]:
     return [
         parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None
     ]
+
+
+def dense_gradient(parameter: nn.Parameter) -> Tensor:
+    """Return the gradient of a parameter, of a sparse one the values that it holds; both can be written to.
+
+    A sparse gradient may hold an index more than once; it is replaced by the one in which each index stands once.
+    """
+    gradient = parameter.grad
+    assert gradient is not None
+    if gradient.layout is not torch.sparse_coo:
+        return gradient
+    parameter.grad = gradient.coalesce()
+    return parameter.grad.values()

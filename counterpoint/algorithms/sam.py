@@ -94,7 +94,7 @@ class SAM(Algorithm[None], name="sam"):
         parameters = optimized(scope.optimizer)
         _refuse_half(parameters, scope.owner)
         with torch.no_grad():
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            gradients = [parameter.grad.to_dense() for parameter in parameters if parameter.grad is not None]
             perturbations = sam_perturbation(parameters, gradients, self.rho, adaptive=self.adaptive)
         with _perturbed(parameters, perturbations), _held(scope.model):
             run()

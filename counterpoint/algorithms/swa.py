@@ -25,8 +25,8 @@ class SWA(WeightAverage, name="swa"):
     After batch ``start`` and each ``every``-th one from there, the ``t``-th update, counted from 0, makes
     ``average = (t * average + weights) / (t + 1)``. ``start`` is three quarters of the run unless it is given; a share
     of the run needs its length, so compose with ``max_duration``, or give ``start`` in batches. Before ``start`` the
-    model's own weights are evaluated. Floating buffers, such as batch norm's statistics, are averaged alike; integer
-    ones are copied. The model trains on its own weights.
+    model's own weights are evaluated. Floating and complex buffers, such as batch norm's statistics, are averaged
+    alike; integer ones are copied. The model trains on its own weights.
 
     >>> str(SWA().start), str(SWA(start="500ba").start)
     ('0.75dur', '500ba')
@@ -41,6 +41,6 @@ class SWA(WeightAverage, name="swa"):
         json_schema_extra={"default": "0.75dur"},
     )
 
-    def decay_of(self, update: int) -> float:
+    def decay_of(self, update: int, batches: int) -> float:
         """Return the decay with which all updates so far count alike."""
         return equal_decay(update)

@@ -31,7 +31,7 @@ def checksum(tensors: Iterable[Tensor]) -> bytes:
     for tensor in tensors:
         if tensor.is_meta:
             continue  # it has no bits
-        digest.update(local(tensor.detach()).cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        digest.update(local(tensor.detach()).to_dense().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.digest()
 
 

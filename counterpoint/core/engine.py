@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from counterpoint.core.batch import Batch, Inputs
@@ -25,6 +26,7 @@ from counterpoint.core.run import Dice, draw, edit, process_rank
 from counterpoint.core.scope import Training
 from counterpoint.core.spans import Loop, Span
 from counterpoint.core.state import Remembered, load_states, pack_states
+from counterpoint.core.update import Update
 
 __all__ = ["Engine"]
 
@@ -39,7 +41,9 @@ class Engine:
     the first span, up to which the model may be sharded. ``optimizer`` may be set later, and must be where there is
     surgery. ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` changes
     the parameters in a step (default ``optimizer.step``); ``predict`` gives methods that look at the model its outputs
-    (default ``model(*inputs)``). Raises ``CompositionError`` if model or optimizer are not what the methods need.
+    (default ``model(*inputs)``). With a ``scaler`` the closure calls ``scaler.scale(loss).backward()``: the engine then
+    unscales the gradients before methods see them, and steps through the scaler. Raises ``CompositionError`` if model
+    or optimizer are not what the methods need.
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3)
@@ -64,16 +68,18 @@ class Engine:
         rank: int | None = None,
         update: Callable[[], object] | None = None,
         predict: Callable[..., Tensor] | None = None,
+        scaler: GradScaler | None = None,
     ) -> None:
         check_model(plan, model, has_optimizer=optimizer is not None)
         self.plan = plan
         self.rank = process_rank() if rank is None else rank
         self._training = training = Training(model, optimizer)
-        self._update, self._predict = update, predict or model
+        self._predict = predict or model
         self._opened = opened = OpenedBatches()
         plan.progress.start()
         self._remembered = Remembered(plan.members, model)
         handlers = Handlers(plan, training, opened, self._remembered)
+        self._update = Update(update, scaler, handlers.on_gradients())
         self._loop = Loop(training, opened, handlers, Fired(handlers, opened), plan.contract)
         self._busy = frozenset(hook.effect.event for hook in plan.hooks)
         self._hooked = [member for member in plan.members if member.declaration.hooks]
@@ -196,7 +202,7 @@ class Engine:
         acts before the passes.
         """
         with self.update(closure, ran=ran) as loss:
-            (self._update or self._ready().step)()
+            self._update(self._ready(), loss, self._zeroed(closure))
         return loss
 
     @contextmanager
@@ -205,11 +211,13 @@ class Engine:
 
         Yields the loss when the gradients are as the optimizer is to use them; the arguments are as in ``step``.
         """
-        self._ready()
+        optimizer = self._ready()
+        self._update.check(closure)
         if ran is not None:
             self._check_nothing_first()
         with self.span(Event.STEP):
             run = self._zeroed(closure) if ran is None else self._first(ran, closure)
+            run = self._update.unscaled(run, optimizer)
             for call, state, scope in reversed(self._loop.handlers.at(Event.STEP).replace):
                 run = partial(call, state, scope, run)
             self._training.loss = loss = run()

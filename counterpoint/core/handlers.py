@@ -66,9 +66,15 @@ class Handlers:
             self._hooks.setdefault(hook.effect.event, []).append(handler)
         self._known: dict[Event, dict[frozenset[str], Acting]] = {event: {} for event in self._hooks}
 
-    def names(self, event: Event) -> list[str]:
-        """Return the names of those that act at a span, on some batch or other."""
-        return list(dict.fromkeys(handler.step.name for handler in self._hooks.get(event, ())))
+    def names(self, event: Event, *phases: Phase) -> list[str]:
+        """Return the names of those that act at a span, on some batch or other; with ``phases`` in these alone."""
+        hooks = [one for one in self._hooks.get(event, ()) if not phases or one.step.effect.phase in phases]
+        return list(dict.fromkeys(handler.step.name for handler in hooks))
+
+    def on_gradients(self) -> list[str]:
+        """Return the names of those that act between the passes of a step and its update."""
+        replacing = self.names(Event.STEP, Phase.REPLACE)
+        return list(dict.fromkeys([*replacing, *self.names(Event.UPDATE, Phase.BEFORE, Phase.AROUND)]))
 
     def at(self, event: Event) -> Acting:
         """Return who acts at a span that is fired now."""

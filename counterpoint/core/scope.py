@@ -64,6 +64,11 @@ class Scope:
         return None if opened is None else opened.draws.get(self.owner)
 
     @property
+    def batches(self) -> int:
+        """How many of the device batches that the span is over its algorithm acts on: several in a step of several."""
+        return sum(self.owner in opened.active for opened in self.concerned)
+
+    @property
     def _acts_on(self) -> Opened | None:
         return next((opened for opened in self.concerned if self.owner in opened.active), None)
 

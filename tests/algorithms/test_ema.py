@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import counterpoint as cp
 from counterpoint.algorithms import EMA, CutOut, LabelSmoothing, MixUp
 from tests.algorithms.batches import bits, images, plan_for, targets
+from tests.algorithms.training import train as train_in_parts
 
 
 class Net(nn.Module):
@@ -116,6 +118,42 @@ class TestFormula:
             with engine.evaluation():
                 seen.append(model.weight.item())
         assert [seen[0], seen[8], seen[16]] == pytest.approx([0.0, 0.5, 0.75], abs=1e-12)
+
+    @pytest.mark.kind("7c")
+    @pytest.mark.parametrize("together", [1, 2, 4, 8])
+    @pytest.mark.parametrize(("settings", "acts"), [({}, 16), ({"every": 2}, 8), ({"start": "4ba"}, 12)], ids=str)
+    def test_a_half_life_counts_device_batches_however_many_make_a_step(
+        self, settings: dict[str, Any], acts: int, together: int
+    ) -> None:
+        """A model that is 0 in the first step and 1 in all later ones; a step of several batches decays for each."""
+        model = nn.Linear(1, 1, bias=False).double()
+        ema = EMA(half_life=8, warmup=False, **settings)
+        engine = engine_for(model, ema)
+        acting = [number for number in range(16) if number >= ema.start.value and number % ema.every == 0]
+        assert len(acting) == acts
+        first = acting[0] // together
+        for step in range(16 // together):
+            with torch.no_grad():
+                model.weight.fill_(0.0 if step == first else 1.0)
+            with ExitStack() as opened:
+                for _ in range(together):
+                    opened.enter_context(engine.batch(images(2), targets(2)))
+                engine.step(lambda: torch.zeros(()))
+        later = sum(number // together > first for number in acting)
+        with engine.evaluation():
+            assert model.weight.item() == pytest.approx(1 - 0.5 ** (later * ema.every / 8), abs=1e-12)
+
+    @pytest.mark.kind("7c")
+    def test_microbatches_of_one_device_batch_count_once(self) -> None:
+        found = []
+        for parts in (1, 4):
+            model = Net().double().eval()
+            engine = engine_for(model, EMA(half_life=8, warmup=False))
+            train_in_parts(engine, 9, parts=parts)
+            with engine.evaluation():
+                found.append({name: value.detach().clone() for name, value in tensors(model).items()})
+        for name, value in found[0].items():
+            torch.testing.assert_close(value, found[1][name], rtol=0, atol=1e-12)
 
     def test_the_defaults(self) -> None:
         assert (EMA().half_life, EMA().decay, EMA().warmup) == (100.0, None, True)
