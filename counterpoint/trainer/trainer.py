@@ -175,6 +175,8 @@ class Trainer:
         """
         if self._has_run:
             raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
+        if allow_changes and not resume:
+            raise RunError("allow_changes says how to go on with a run: give it with resume=True, or leave it out")
         with peers(self._accelerator, self._go_back):
             return self._fit(resume=resume, overwrite=overwrite, allow_changes=allow_changes)
 

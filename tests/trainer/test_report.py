@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 
+import pytest
 from rich.console import Console
 
+from counterpoint.trainer import report as module
 from counterpoint.trainer.report import LineReport, Meter, ProgressReport, Report, Silence, make_report
 
 
@@ -75,12 +78,38 @@ def test_a_terminal_has_a_bar() -> None:
     assert "epoch 1/2  train loss 0.25  evaluation accuracy 0.875" in shown
 
 
-def test_other_processes_are_silent() -> None:
+def test_other_processes_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
     report = make_report(active=False)
     assert isinstance(report, Silence)
     _run(report, Clock())
     assert not report.due(10)
+    assert capsys.readouterr() == ("", "")
 
 
-def test_no_terminal_no_bar() -> None:
-    assert isinstance(make_report(), LineReport)
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_bar_is_shown_in_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], forced: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(module, "Console", partial(Console, force_terminal=forced))
+    report, clock = make_report(), Clock()
+    report._clock = clock
+    _run(report, clock)
+    shown = capsys.readouterr().out
+    if forced:
+        assert "\x1b[" in shown
+        assert "images/s" in shown
+        assert "left" not in shown
+    else:
+        assert shown.splitlines()[1].endswith("train loss 0.25  evaluation accuracy 0.875  50 images/s  0:02 left")
+
+
+@pytest.mark.kind("30")
+def test_the_time_left_counts_the_steps_of_this_start() -> None:
+    """Those done before a resume took no time of it."""
+    clock = Clock()
+    meters = [Meter(total=50, done=done, clock=clock) for done in (0, 30)]
+    clock.now += 10
+    assert [meter.left(40) for meter in meters] == ["0:02", "0:10"]
+    assert [meter.rate for meter in meters] == [0, 0]
