@@ -171,7 +171,8 @@ class Trainer:
                 be written.
             NonFiniteLossError: the loss became NaN or infinite.
             DataError: the data is not whole, or a batch is not what it was said to hold.
-            RunError: another process of the run has ended, or differs from this one.
+            RunError: another process of the run has ended, or differs from this one; ``allow_changes`` is set without
+                ``resume``.
         """
         if self._has_run:
             raise RunError("this trainer has run already, and its model is trained: make a new Trainer")
