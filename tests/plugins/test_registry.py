@@ -159,7 +159,7 @@ BREAKAGES = {
     "exit": ("import sys\nsys.exit(3)", "SystemExit: 3"),
     "base": ("class Odd(BaseException): ...\nraise Odd('odd')", "Odd: odd"),
     "missing": ("x = 1", "AttributeError: .*has no attribute 'Thing'"),
-    "warning": ("import warnings\nwarnings.warn('old', DeprecationWarning)\nThing = 1", "DeprecationWarning: old"),
+    "warning": ("import warnings\nwarnings.warn('old', UserWarning)\nThing = 1", "UserWarning: old"),
 }
 
 
