@@ -12,14 +12,46 @@ from counterpoint.trainer.history import Mark
 __all__ = ["RunState", "check_state"]
 
 
-class RunState(BaseModel):
+class _Plain(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class _Component(_Plain):
+    name: str
+    distribution: str | None
+    version: str | None
+    source: str | None
+
+
+class _Package(_Plain):
+    version: str | None
+    files: dict[str, str]
+
+
+class _Code(_Plain):
+    components: dict[str, _Component]
+    packages: dict[str, _Package]
+    libraries: dict[str, str | None]
+
+
+class _Part(_Plain):
+    examples: int | None
+    counts: dict[str, int] | None
+    fingerprint: str | None
+
+
+class _Data(_Plain):
+    classes: list[str]
+    train: _Part
+    evaluation: _Part
+
+
+class RunState(_Plain):
     """The plain data of a checkpoint of format 1.
 
     ``metrics_size`` and ``metrics_sha256`` mark the metrics so far, ``measured`` says whether those of ``step`` are
     among them. ``code`` is what ``provenance`` returns, ``data`` what ``data_record`` does.
     """
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     step: int = Field(ge=0)
     total: int = Field(ge=1)
@@ -34,8 +66,8 @@ class RunState(BaseModel):
     lr: float
     processes: int = Field(ge=1)
     batch_size: int = Field(ge=1)
-    code: dict[str, Any]
-    data: dict[str, Any]
+    code: _Code
+    data: _Data
 
     @property
     def mark(self) -> Mark:

@@ -344,6 +344,29 @@ def test_a_state_of_other_keys_is_passed_over(
         assert "metrics.jsonl is damaged" in str(summary)
 
 
+@pytest.mark.parametrize(
+    "path", ["code.components", "code.components.model.name", "code.packages.counterpoint.files", "data.train.counts"]
+)
+def test_code_and_data_of_other_keys_are_passed_over(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], path: str
+) -> None:
+    folder = _copy(runs, "stopped", tmp_path / "run")
+    checkpoint = folder / "checkpoints" / CHECKPOINTS[1]
+    state = json.loads((checkpoint / "state.json").read_text())
+    *above, last = path.split(".")
+    held = state
+    for key in above:
+        held = held[key]
+    del held[last]
+    (checkpoint / "state.json").write_text(json.dumps(state))
+    files = {name: file_digest(checkpoint / name) for name in ("tensors.safetensors", "state.json")}
+    (checkpoint / "checksums.json").write_text(json.dumps(seal({"files": files})))
+    summary = _start(folder)
+    shown = capsys.readouterr().out.replace("\n", " ")
+    assert f"step-00000006 is broken (state.json: missing or wrong: {path})" in shown
+    _assert_right(folder, runs / "finished", summary)
+
+
 @pytest.mark.parametrize("text", ["", "7", "[]", "{}", "null", "[" * 9999, '{"checksum": "0"}', "\ufeff{}"])
 def test_what_was_not_sealed_is_damaged(text: str) -> None:
     with pytest.raises(DamagedError):
