@@ -137,7 +137,7 @@ METHODS: dict[Callable[..., Any], str] = {
     cp.Plan.__call__: "(self, inputs, targets, step, *, rank=None, donate=False, repeat=False)",
     cp.Plan.loss: "(self, outputs, targets)",
     cp.Plan.to_json: "(self)",
-    cp.Engine.__init__: "(self, plan, *, model, optimizer=None, rank=None, update=None, predict=None)",
+    cp.Engine.__init__: "(self, plan, *, model, optimizer=None, rank=None, update=None, predict=None, scaler=None)",
     cp.Engine.step: "(self, closure, *, ran=None)",
     cp.Engine.update: "(self, closure, *, ran=None)",
     cp.Engine.on: "(self, index)",
