@@ -129,6 +129,27 @@ def test_a_batch_prepared_for_evaluation_has_one() -> None:
     assert torch.equal(slope, torch.full_like(x, 4.0))
 
 
+class Exponential(cp.Algorithm[None], name="exponential"):
+    """Has a gradient that is computed from the result, which autograd saves."""
+
+    @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RECOLOR)
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch.with_inputs(batch.inputs.exp())
+
+
+@modes
+def test_what_autograd_saved_is_not_written_to_by_the_next_step_or_the_first(donate: bool) -> None:
+    """The layer in front saves its result, and so does the first method; the last would edit in place."""
+    for methods in ([CutOut()], [Exponential(before="cutout"), CutOut()]):
+        plan = plan_for(methods, contract="off")
+        assert plan.order[-1] == "cutout"
+
+        def run(inputs: Tensor, plan: cp.Plan = plan) -> Tensor:
+            return plan(inputs.sigmoid(), targets(4), step=0, donate=donate, repeat=True)[0]
+
+        assert torch.autograd.gradcheck(run, images(4, torch.float64).requires_grad_(), fast_mode=True)
+
+
 class Levels(cp.Algorithm[None], name="levels"):
     """Rounds the inputs, which have no gradient of use then."""
 

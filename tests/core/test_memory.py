@@ -125,3 +125,33 @@ def test_a_form_that_is_laid_out_otherwise_keeps_its_layout(shape: tuple[int, ..
     for given_form in (torch.empty(shape), torch.empty(shape).to(memory_format=torch.channels_last)):
         made = recycler.empty_like(given_form)
         assert made.stride() == torch.empty_like(given_form).stride()
+
+
+def test_the_check_of_a_compiled_step_leaves_a_donated_batch_to_the_edit() -> None:
+    """The check runs beside the compiled edit, and must not write into what that is given."""
+    plan = replace(plan_for(["cutout"]), compiled=Compiled("eager"))
+    for step in (5, 6, 7, 8):
+        x = images(6)
+        wanted = plan_for(["cutout"], contract="off")(x.clone(), targets(6), step=step)[0]
+        seen: list[bool] = []
+        run = plan.compiled.run if plan.compiled is not None else None
+        assert run is not None
+
+        def watched(batch: cp.Batch, calls: Any, x: Tensor = x, run: Any = run, seen: list[bool] = seen) -> cp.Batch:
+            seen.append(torch.equal(batch.inputs, images(6)))
+            return run(batch, calls)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(plan.compiled, "run", watched)
+            assert torch.equal(plan(x, targets(6), step=step, donate=True)[0], wanted)
+        assert seen == [True]
+
+
+def test_a_compiled_plan_keeps_the_layout_of_each_batch() -> None:
+    plan = plan_for(["mixup"], contract="off")
+    fast = replace(plan, compiled=Compiled("eager"))
+    for step in range(8):
+        x = images(6) if step % 2 else images(6).to(memory_format=torch.channels_last)
+        found, wanted = fast(x, targets(6), step=step)[0], plan(x, targets(6), step=step)[0]
+        torch.testing.assert_close(found, wanted)
+        assert found.stride() == wanted.stride()
