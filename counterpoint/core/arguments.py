@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import operator
 import reprlib
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeVar
 
 import numpy as np
 import torch
 
 from counterpoint.core.errors import ArgumentError
 
-__all__ = ["MOST", "flag", "real_number", "shown", "whole_number", "written"]
+__all__ = ["MOST", "flag", "function", "instance", "real_number", "shown", "whole_number", "written"]
 
 _WRITTEN_OUT = 256
 """Bits up to which an integer is written out: Python refuses to write one of some thousand digits."""
@@ -50,6 +50,26 @@ def written(value: object) -> str:
         return " ".join(_SHORT.repr(value).split())
     except ValueError:  # an integer of some thousand digits in it
         return shown(value)
+
+
+_T = TypeVar("_T")
+
+
+def instance(name: str, value: object, kind: type[_T], example: str) -> _T:
+    """Return an argument that is an object of a class; raises ``ArgumentError`` for anything else.
+
+    >>> instance("unit", "ep", str, "'ep'")
+    'ep'
+    """
+    if not isinstance(value, kind):
+        raise ArgumentError(f"{name} is {written(value)}; it is a {kind.__name__}, such as {example}")
+    return value
+
+
+def function(name: str, value: object, *, optional: bool = True) -> None:
+    """Check that an argument can be called, or is ``None`` where it is ``optional``; raises ``ArgumentError``."""
+    if not (callable(value) or (value is None and optional)):
+        raise ArgumentError(f"{name} is {written(value)}; it is a function{' or None' if optional else ''}")
 
 
 def whole_number(name: str, value: object, *, low: int = 0, high: int = MOST) -> int:

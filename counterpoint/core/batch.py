@@ -28,6 +28,17 @@ class BatchSpec:
     shape: tuple[int, ...]
     num_classes: int | None = None
 
+    def __post_init__(self) -> None:
+        """Check that the facts are whole numbers; those of NumPy and torch become Python's."""
+        if not isinstance(self.shape, tuple | list):
+            raise ArgumentError(f"shape is {shown(self.shape)}; it is a tuple, the shape of the inputs of a sample")
+        classes = self.num_classes
+        object.__setattr__(self, "size", whole_number("size", self.size))
+        object.__setattr__(self, "shape", tuple(whole_number("shape", extent) for extent in self.shape))
+        object.__setattr__(
+            self, "num_classes", None if classes is None else whole_number("num_classes", classes, low=1)
+        )
+
 
 def checked_spec(batch: object, inputs: Kind) -> BatchSpec:
     """Return the facts of a batch of a kind of inputs; raises ``ArgumentError`` for anything else."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Any, TypeVar
 
+from counterpoint.core.arguments import written
 from counterpoint.core.effects import Declaration, Edit, HookEffect, Law, Phase, TransformEffect
 from counterpoint.core.errors import DeclarationError, nearest
 from counterpoint.core.events import Event
@@ -43,8 +44,10 @@ def transform(
     >>> from counterpoint.core.kinds import CONTINUOUS, MIXABLE, MIXING
     >>> declared = transform(inputs=CONTINUOUS, targets=MIXABLE, law=Law.CONVEX, claims=MIXING)
     """
+    _expect_flags(unedited=unedited, sample_losses=sample_losses, eager=eager)
 
     def mark(method: _Method) -> _Method:
+        _expect_function(method)
         edits = {
             part: _edit(part, given, law, method.__name__)
             for part, given in ((Field.INPUTS, inputs), (Field.TARGETS, targets))
@@ -125,9 +128,9 @@ def replace(
 
     >>> declared = replace(Event.STEP, writes="parameters")
     """
-    if event is not Event.STEP:
+    if _event(event) is not Event.STEP:
         raise DeclarationError(
-            f"@replace(Event.{event.name})", "only the step can be run another way", "@replace(Event.STEP)"
+            f"@replace(Event.{_event(event).name})", "only the step can be run another way", "@replace(Event.STEP)"
         )
     return _hook(event, Phase.REPLACE, reads, writes, (), claims)
 
@@ -141,11 +144,14 @@ def _hook(
     claims: Claim | Collection[Claim],
     whole_batch: bool = False,
 ) -> Callable[[_Method], _Method]:
+    _expect_flags(whole_batch=whole_batch)
+
     def mark(method: _Method) -> _Method:
+        _expect_function(method)
         name = method.__name__
         effect = HookEffect(
             name,
-            Event(event),
+            _event(event),
             phase,
             _fields(reads, name),
             _fields(writes, name),
@@ -181,6 +187,28 @@ def _check_hook(effect: HookEffect, method: Callable[..., Any]) -> None:
         )
 
 
+def _event(given: object) -> Event:
+    if not isinstance(given, str) or given not in [event.value for event in Event]:
+        near = nearest(given if isinstance(given, str) else "", [event.value for event in Event])[2:]
+        raise DeclarationError(
+            f"a hook at {written(given)}", "there is no such event", f"Event.STEP, for example; {near}"
+        )
+    return Event(given)
+
+
+def _expect_flags(**flags: object) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise DeclarationError(f"{name}={written(value)}", "it is True or False", f"{name}=True")
+
+
+def _expect_function(method: object) -> None:
+    if not inspect.isfunction(method):
+        raise DeclarationError(
+            f"@... on {written(method)}", "effects are declared of a method of a class", "def apply(self, batch, draws)"
+        )
+
+
 def _where(method: Callable[..., Any]) -> str:
     return f"{method.__code__.co_filename}:{method.__code__.co_firstlineno}"
 
@@ -204,8 +232,11 @@ def _edit(part: Field, given: Kinds | Edit, law: Law | None, method: str) -> Edi
             "the kinds alone do not say how the edit commutes with others",
             f"@transform({part.value}=..., law=Law.CONVEX), or {part.value}=Edit(...) with every property",
         )
+    elif not isinstance(law, Law):
+        near = nearest(law.upper() if isinstance(law, str) else "", [known.name for known in Law])[2:]
+        raise DeclarationError(f"law={written(law)} on {method}", "there is no such law", f"law=Law.CONVEX; {near}")
     else:
-        edit = law.edit(part, frozenset([given] if isinstance(given, Kind) else given))
+        edit = law.edit(part, _kinds(part, given, method))
     strangers = [kind for kind in edit.needs | ({edit.gives} if edit.gives else set()) if kind.field is not part]
     if strangers or not edit.needs:
         raise DeclarationError(
@@ -216,19 +247,30 @@ def _edit(part: Field, given: Kinds | Edit, law: Law | None, method: str) -> Edi
     return edit
 
 
-def _claims(given: Claim | Collection[Claim]) -> tuple[Claim, ...]:
-    return (given,) if isinstance(given, Claim) else tuple(given)
+def _kinds(part: Field, given: object, method: str) -> frozenset[Kind]:
+    kinds = [given] if isinstance(given, Kind) else list(given) if isinstance(given, Set | Sequence) else [given]
+    if not all(isinstance(kind, Kind) for kind in kinds):
+        raise DeclarationError(
+            f"@transform({part.value}={written(given)}) on {method}", "these are no kinds", f"{part.value}=CONTINUOUS"
+        )
+    return frozenset(kinds)
 
 
-def _fields(given: Fields, method: str) -> frozenset[Field]:
-    words = [given] if isinstance(given, str) else list(given)
+def _claims(given: object) -> tuple[Claim, ...]:
+    claims = [given] if isinstance(given, Claim) else list(given) if isinstance(given, Set | Sequence) else [given]
+    if not all(isinstance(claim, Claim) for claim in claims):
+        raise DeclarationError(f"claims={written(given)}", "it is a claim, or several", "claims=MIXING")
+    return tuple(claims)
+
+
+def _fields(given: object, method: str) -> frozenset[Field]:
+    words = [given] if isinstance(given, str) else list(given) if isinstance(given, Set | Sequence) else [given]
     known = [part.value for part in Field]
     for word in words:
-        if word not in known:
-            raise DeclarationError(
-                f"{word!r} in the declaration of {method}", "no such field", nearest(word, known)[2:]
-            )
-    return frozenset(Field(word) for word in words)
+        if not isinstance(word, str) or word not in known:
+            near = nearest(word if isinstance(word, str) else "", known)[2:]
+            raise DeclarationError(f"{written(word)} in the declaration of {method}", "no such field", near)
+    return frozenset(Field(str(word)) for word in words)
 
 
 def collect(cls: type) -> Declaration:

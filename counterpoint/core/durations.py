@@ -10,6 +10,9 @@ from typing import Any
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from counterpoint.core.arguments import real_number, written
+from counterpoint.core.errors import ArgumentError
+
 __all__ = ["Duration"]
 
 _FORM = re.compile(r"([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)(ep|ba|dur)")
@@ -28,7 +31,7 @@ class Duration:
     >>> Duration.parse("2ep").batches(steps_per_epoch=50, total=1000)
     100
 
-    Raises ``ValueError`` for anything else.
+    Raises ``ArgumentError``, a ``ValueError``, for anything else.
     """
 
     value: float
@@ -41,19 +44,26 @@ class Duration:
             return text
         match = _FORM.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise ValueError(
-                f"{text!r} is no duration: write epochs as '10ep', batches as '500ba', a share as '0.9dur'"
+            raise ArgumentError(
+                f"{written(text)} is no duration: write epochs as '10ep', batches as '500ba', a share as '0.9dur'"
             )
-        value, unit = float(match[1]), match[2]
-        if not math.isfinite(value):
-            raise ValueError(f"{text!r} is not finite")
+        return cls(float(match[1]), match[2])
+
+    def __post_init__(self) -> None:
+        """Check the value and its unit."""
+        if not isinstance(self.unit, str) or self.unit not in ("ep", "ba", "dur"):
+            raise ArgumentError(f"the unit of a duration is {written(self.unit)}; it is 'ep', 'ba' or 'dur'")
+        value = real_number("the value of a duration", self.value)
+        text = f"{value:g}{self.unit}"
+        if value < 0 or not math.isfinite(value):
+            raise ArgumentError(f"{text!r} is not finite, or below 0")
         if value > _LONGEST:
-            raise ValueError(f"{text!r} is longer than any run; write '1e12{unit}' at most")
-        if unit == "ba" and not value.is_integer():
-            raise ValueError(f"{text!r}: batches are whole; write '{round(value)}ba'")
-        if unit == "dur" and value > 1:
-            raise ValueError(f"{text!r}: a share of the run is at most '1dur'")
-        return cls(value, unit)
+            raise ArgumentError(f"{text!r} is longer than any run; write '1e12{self.unit}' at most")
+        if self.unit == "ba" and not value.is_integer():
+            raise ArgumentError(f"{text!r}: batches are whole; write '{round(value)}ba'")
+        if self.unit == "dur" and value > 1:
+            raise ArgumentError(f"{text!r}: a share of the run is at most '1dur'")
+        object.__setattr__(self, "value", value)
 
     def __str__(self) -> str:
         return f"{int(self.value) if float(self.value).is_integer() else self.value}{self.unit}"

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from counterpoint.core.arguments import function, instance, whole_number, written
 from counterpoint.core.batch import Batch, Inputs
-from counterpoint.core.errors import CounterpointError, RunError
+from counterpoint.core.errors import ArgumentError, CounterpointError, RunError
 from counterpoint.core.events import Event
 from counterpoint.core.fired import Fired
 from counterpoint.core.fitting import check_model
@@ -70,11 +71,19 @@ class Engine:
         predict: Callable[..., Tensor] | None = None,
         scaler: GradScaler | None = None,
     ) -> None:
+        instance("plan", plan, Plan, "compose([...])")
+        instance("model", model, nn.Module, "nn.Linear(4, 3)")
+        if optimizer is not None and not callable(getattr(optimizer, "step", None)):
+            raise ArgumentError(f"optimizer is {written(optimizer)}; it is a torch.optim.Optimizer, or None")
+        function("update", update)
+        function("predict", predict)
+        if scaler is not None:
+            instance("scaler", scaler, GradScaler, "torch.amp.GradScaler()")
         check_model(plan, model, has_optimizer=optimizer is not None)
         self.plan = plan
-        self.rank = process_rank() if rank is None else rank
+        self.rank = process_rank() if rank is None else whole_number("rank", rank)
         self._training = training = Training(model, optimizer)
-        self._predict = predict or model
+        self._predict = model if predict is None else predict
         self._opened = opened = OpenedBatches()
         plan.progress.start()
         self._remembered = Remembered(plan.members, model)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NoReturn
+
+from counterpoint.core.arguments import written
+from counterpoint.core.errors import ArgumentError
 
 __all__ = ["Event"]
 
@@ -39,6 +43,11 @@ class Event(StrEnum):
     BACKWARD = "backward"
     UPDATE = "update"
     EVALUATION = "evaluation"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        known = ", ".join(event.value for event in cls)
+        raise ArgumentError(f"there is no event {written(value)}; events are {known}")
 
     @property
     def in_batch(self) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from counterpoint.core.arguments import MOST, function, instance, whole_number, written
 from counterpoint.core.conversions import check_classes
-from counterpoint.core.errors import DataError
-from counterpoint.core.kinds import Claim, Kind
+from counterpoint.core.errors import ArgumentError, DataError
+from counterpoint.core.kinds import Claim, Field, Kind
 from counterpoint.core.tensors import check_tensor
 
 __all__ = ["LossSpec", "OutputKind", "check_shapes", "check_values"]
@@ -68,6 +69,26 @@ class LossSpec:
     classes: int | None = None
     outputs: OutputKind | None = None
     settings: Any = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check every argument."""
+        instance("name", self.name, str, "'my_loss'")
+        function("function", self.function, optional=False)
+        function("denominator", self.denominator)
+        function("each", self.each)
+        kinds = self.accepts if isinstance(self.accepts, Set) else frozenset[Kind]()
+        if not kinds or not all(isinstance(kind, Kind) and kind.field is Field.TARGETS for kind in kinds):
+            raise ArgumentError(
+                f"accepts is {written(self.accepts)}; it is a set of kinds of targets, such as {{DENSE}}"
+            )
+        if not isinstance(self.claims, tuple) or not all(isinstance(claim, Claim) for claim in self.claims):
+            raise ArgumentError(f"claims is {written(self.claims)}; it is a tuple of claims, such as (SMOOTHING,)")
+        if self.outputs is not None:
+            instance("outputs", self.outputs, OutputKind, "counterpoint.losses.LOGITS")
+        object.__setattr__(self, "accepts", frozenset(kinds))
+        object.__setattr__(self, "ignore_index", whole_number("ignore_index", self.ignore_index, low=-MOST))
+        if self.classes is not None:
+            object.__setattr__(self, "classes", whole_number("classes", self.classes, low=1))
 
 
 def check_shapes(loss: LossSpec, outputs: object, targets: object, num_classes: int | None) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from counterpoint.core.arguments import instance, whole_number
+
 __all__ = ["Rng"]
 
 _TINY = np.finfo(np.float64).tiny
@@ -29,6 +31,17 @@ _START = {"bit_generator": "Philox", "buffer": _ZEROS, "buffer_pos": 4, "has_uin
 """The state of a generator of which nothing has been drawn, but for its key."""
 
 
+_LARGEST = 1 << 256
+"""The largest number in a key: Python refuses to write out one of some thousand digits."""
+
+
+def _checked_key(seed: object, stream: object, step: object, rank: object) -> tuple[int, int, int | None]:
+    """Return the parts of a key as Python's integers; raises ``ArgumentError`` for parts that are none."""
+    instance("stream", stream, str, "'mixup'")
+    numbers = whole_number("seed", seed, high=_LARGEST), whole_number("step", step, high=_LARGEST)
+    return (*numbers, None if rank is None else whole_number("rank", rank, high=_LARGEST))
+
+
 class Rng:
     """The random numbers of one algorithm at one step; all results are new tensors on the CPU.
 
@@ -41,8 +54,11 @@ class Rng:
     """
 
     def __init__(self, seed: int, stream: str, step: int = 0, rank: int | None = 0) -> None:
-        self._key = f"{seed}/{stream}/{step}/{'shared' if rank is None else rank}"
         self._made: np.random.Generator | None = None
+        plain = type(seed) is type(step) is int and type(stream) is str and (rank is None or type(rank) is int)
+        if not plain or max(seed, step, rank or 0) > _LARGEST:
+            seed, step, rank = _checked_key(seed, stream, step, rank)
+        self._key = f"{seed}/{stream}/{step}/{'shared' if rank is None else rank}"
 
     def __del__(self) -> None:
         if self._made is not None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from counterpoint.core.errors import ConfigError, DataError, nearest
+from counterpoint.core.arguments import real_number, written
+from counterpoint.core.errors import ArgumentError, ConfigError, DataError, nearest
 from counterpoint.core.tensors import check_tensor
 
 __all__ = [
     "Reduction",
+    "check_weight",
+    "checked_number",
     "checked_reduction",
     "common_dtype",
     "element_count",
@@ -36,10 +40,32 @@ def checked_reduction(reduction: str) -> Reduction:
     >>> checked_reduction("sum")
     'sum'
     """
-    for known in REDUCTIONS:
+    for known in REDUCTIONS if isinstance(reduction, str) else ():
         if reduction == known:
             return known
-    raise ConfigError(f"reduction is {reduction!r}{nearest(str(reduction), REDUCTIONS)}")
+    near = nearest(reduction if isinstance(reduction, str) else "", REDUCTIONS)
+    raise ConfigError(f"reduction is {written(reduction)}{near}")
+
+
+def checked_number(name: str, value: object, meaning: str, *, high: float = math.inf) -> float:
+    """Return a setting that is a finite number from 0 to ``high``; raise ``ConfigError`` with its meaning otherwise.
+
+    >>> checked_number("gamma", 2, "it is 0 or above")
+    2.0
+    """
+    try:
+        number = real_number(name, value, low=0, high=high)
+    except ArgumentError:
+        number = math.inf
+    if math.isinf(number):
+        raise ConfigError(f"{name} is {written(value)}; {meaning}")
+    return number
+
+
+def check_weight(weight: object, setting: str = "weight") -> None:
+    """Raise ``DataError`` unless a weight is a tensor, or none."""
+    if weight is not None:
+        check_tensor(setting, weight)
 
 
 def common_dtype(*tensors: Tensor | None) -> torch.dtype:
@@ -110,6 +136,7 @@ def require_same_shape(outputs: Tensor, targets: Tensor, loss: str) -> None:
 
 def require_no_growth(values: Tensor | None, targets: Tensor, loss: str, setting: str) -> None:
     """Raise ``DataError`` unless a weight broadcasts to the targets' shape without making it larger."""
+    check_weight(values, setting)
     if values is None:
         return
     own, wanted = tuple(values.shape), tuple(targets.shape)

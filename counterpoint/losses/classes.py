@@ -7,13 +7,20 @@ from collections.abc import Callable
 from torch import Tensor
 
 from counterpoint.core.errors import DataError
-from counterpoint.losses.checks import checked_reduction, common_dtype, require_float_labels, require_float_outputs
+from counterpoint.losses.checks import (
+    check_weight,
+    checked_reduction,
+    common_dtype,
+    require_float_labels,
+    require_float_outputs,
+)
 
 __all__ = ["along_classes", "each_sample", "mass", "reduced", "require_dense", "sample_losses", "total"]
 
 
 def require_dense(outputs: Tensor, targets: Tensor, weight: Tensor | None, loss: str) -> None:
     """Raise ``DataError`` unless the tensors are of one shape with a class axis, and of the dtypes allowed."""
+    check_weight(weight)
     require_float_outputs(outputs, loss)
     require_float_labels(targets, loss, "class probabilities")
     if outputs.shape != targets.shape or outputs.ndim < 2:

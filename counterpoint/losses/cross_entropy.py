@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.errors import ConfigError
 from counterpoint.core.kinds import DENSE, INDEX, SMOOTHING
 from counterpoint.core.loss import LossSpec
-from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
+from counterpoint.losses.checks import Reduction, checked_number, checked_reduction, common_dtype
 from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
 from counterpoint.losses.outputs import LOGITS
 from counterpoint.losses.weights import WithWeights
@@ -154,6 +153,4 @@ def spec_of(loss: nn.CrossEntropyLoss) -> LossSpec:
 
 
 def _checked_smoothing(label_smoothing: float) -> float:
-    if not 0 <= label_smoothing <= 1:
-        raise ConfigError(f"label_smoothing is {label_smoothing!r}; it is a share between 0 and 1")
-    return label_smoothing
+    return checked_number("label_smoothing", label_smoothing, "it is a share between 0 and 1", high=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
@@ -10,11 +9,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoint.core.conversions import dense_targets
-from counterpoint.core.errors import ConfigError
 from counterpoint.core.kinds import DENSE, INDEX, MULTI_HOT
 from counterpoint.core.loss import LossSpec
+from counterpoint.core.tensors import check_tensor
 from counterpoint.losses.checks import (
     Reduction,
+    check_weight,
+    checked_number,
     checked_reduction,
     common_dtype,
     element_count,
@@ -64,6 +65,8 @@ def focal_loss(
     (tensor(0.4100), tensor(0.0875))
     """
     gamma = _checked_gamma(gamma)
+    require_float_outputs(outputs, NAME)
+    check_tensor("targets", targets)
     dtype = common_dtype(outputs, targets)
     if not targets.is_floating_point() and outputs.ndim > 1:
         targets = dense_targets(targets, outputs.shape[1], ignore_index=ignore_index, dtype=dtype)
@@ -149,6 +152,7 @@ class FocalLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.gamma = _checked_gamma(gamma)
+        check_weight(weight)
         self.register_buffer("weight", weight)
         self.ignore_index = ignore_index
         self.reduction = checked_reduction(reduction)
@@ -226,12 +230,8 @@ def spec_of_binary(loss: BinaryFocalLoss) -> LossSpec:
 
 
 def _checked_gamma(gamma: float) -> float:
-    if not (gamma >= 0 and math.isfinite(gamma)):
-        raise ConfigError(f"gamma is {gamma!r}; it is 0 or above")
-    return gamma
+    return checked_number("gamma", gamma, "it is 0 or above")
 
 
 def _checked_alpha(alpha: float | None) -> float | None:
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha is {alpha!r}; it is a share between 0 and 1, or None")
-    return alpha
+    return None if alpha is None else checked_number("alpha", alpha, "it is a share between 0 and 1, or None", high=1)

@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
+from counterpoint.core.arguments import written
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.kinds import DENSE
 from counterpoint.core.loss import LossSpec
@@ -92,10 +93,12 @@ def _each(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def _checked(reduction: str) -> Division:
     known: tuple[Division, ...] = get_args(Division)
-    for division in known:
+    for division in known if isinstance(reduction, str) else ():
         if reduction == division:
             return division
-    raise ConfigError(f"reduction is {reduction!r}{nearest(str(reduction), known)}")
+    raise ConfigError(
+        f"reduction is {written(reduction)}{nearest(reduction if isinstance(reduction, str) else '', known)}"
+    )
 
 
 def _sample_count(targets: Tensor) -> Tensor:

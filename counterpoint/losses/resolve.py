@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -123,7 +123,7 @@ def _module_of(loss: Callable[..., Tensor]) -> nn.Module | None:
 def _target_kinds(accepts: Collection[str | Kind]) -> frozenset[Kind]:
     if isinstance(accepts, str):
         raise ConfigError(f"loss_accepts is the text {accepts!r}; it is a set of kinds: write {{{accepts!r}}}")
-    if not isinstance(accepts, Collection):
+    if not isinstance(accepts, Set | Sequence | Mapping):
         raise ConfigError(f"loss_accepts is {written(accepts)}; it is a set of kinds, of {names(TARGET_KINDS)}")
     if not accepts:
         raise ConfigError(f"loss_accepts is empty; name what the loss is right for, of {names(TARGET_KINDS)}")
