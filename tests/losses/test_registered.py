@@ -5,6 +5,8 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
+from counterpoint.core.kinds import DENSE, INDEX, MULTI_HOT, REAL
+from counterpoint.core.loss import LossSpec
 from counterpoint.losses import (
     BinaryCrossEntropy,
     BinaryFocal,
@@ -42,8 +44,7 @@ def test_cross_entropy_is_built_as_written() -> None:
     settings = {"weight": [1, 0.5, 0], "ignore_index": 255, "label_smoothing": 0.1, "reduction": "sum"}
     loss = CrossEntropy.model_validate(settings).build()
     assert type(loss) is nn.CrossEntropyLoss
-    assert loss.weight is not None
-    assert torch.equal(loss.weight, torch.tensor([1.0, 0.5, 0.0]))
+    assert loss.weight.tolist() == [1.0, 0.5, 0.0]
     assert (loss.ignore_index, loss.label_smoothing, loss.reduction) == (255, 0.1, "sum")
 
 
@@ -51,10 +52,7 @@ def test_binary_cross_entropy_is_built_as_written() -> None:
     settings = {"weight": [1.0, 2.0], "pos_weight": [3.0, 4.0], "reduction": "sum"}
     loss = BinaryCrossEntropy.model_validate(settings).build()
     assert type(loss) is nn.BCEWithLogitsLoss
-    assert loss.weight is not None
-    assert loss.pos_weight is not None
-    assert torch.equal(loss.weight, torch.tensor([1.0, 2.0]))
-    assert torch.equal(loss.pos_weight, torch.tensor([3.0, 4.0]))
+    assert (loss.weight.tolist(), loss.pos_weight.tolist()) == ([1.0, 2.0], [3.0, 4.0])
     assert loss.reduction == "sum"
 
 
@@ -93,10 +91,41 @@ def test_the_defaults_are_those_of_torch_and_known(config: type[BaseModel]) -> N
     plain = type(loss)()
     assert vars(loss).keys() == vars(plain).keys()
     assert loss.extra_repr() == plain.extra_repr()
-    if config is not KLDivergence:
-        assert loss.reduction == plain.reduction
+    assert loss.reduction == {KLDivergence: "batchmean"}.get(config, plain.reduction)
     assert loss.state_dict() == plain.state_dict() == {}
-    assert resolve_loss(loss) is not None
+
+
+OUTPUTS = torch.tensor([[0.5, -1.0, 2.0], [0.0, 1.5, -0.5]], dtype=torch.float64)
+SIGMOID = 1 / (1 + torch.exp(-OUTPUTS))
+HOT = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+DENSE_ROWS = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0]], dtype=torch.float64)
+LOG_SOFTMAX = OUTPUTS - OUTPUTS.exp().sum(1, keepdim=True).log()
+PICKED = LOG_SOFTMAX[[0, 1], [2, 1]]
+ROOT = torch.where(HOT > 0, SIGMOID, 1 - SIGMOID)
+
+# What each loss accepts, targets for it, and its value by hand.
+BY_HAND = {
+    CrossEntropy: ({INDEX, DENSE}, torch.tensor([2, 1]), -PICKED.mean()),
+    NegativeLogLikelihood: ({INDEX, DENSE}, torch.tensor([2, 1]), -OUTPUTS[[0, 1], [2, 1]].mean()),
+    Focal: ({INDEX, DENSE}, torch.tensor([2, 1]), -((1 - PICKED.exp()) ** 2 * PICKED).mean()),
+    BinaryCrossEntropy: ({MULTI_HOT}, HOT, -ROOT.log().mean()),
+    BinaryFocal: ({MULTI_HOT}, HOT, -((1 - ROOT) ** 2 * ROOT.log()).mean()),
+    KLDivergence: ({DENSE}, DENSE_ROWS, (torch.xlogy(DENSE_ROWS, DENSE_ROWS) - DENSE_ROWS * OUTPUTS).sum() / 2),
+    MeanSquaredError: ({REAL}, HOT, (OUTPUTS - HOT).square().mean()),
+    MeanAbsoluteError: ({REAL}, HOT, (OUTPUTS - HOT).abs().mean()),
+}
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("config", CLASSES)
+def test_the_defaults_give_the_number_worked_out_by_hand(config: type[BaseModel]) -> None:
+    accepts, targets, value = BY_HAND[config]
+    loss = config().build()
+    spec = resolve_loss(loss)
+    assert isinstance(spec, LossSpec)
+    assert spec.accepts >= accepts
+    torch.testing.assert_close(loss(OUTPUTS, targets), value)
+    torch.testing.assert_close(spec.function(OUTPUTS, targets), value)
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,32 @@ def test_known_losses(loss: Callable[..., Tensor], accepts: set[Kind]) -> None:
     spec = resolve_loss(loss)
     assert spec is not None
     assert spec.accepts == accepts
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("loss", "targets"),
+    [
+        (nn.CrossEntropyLoss(ignore_index=1), torch.tensor([0, 1, 2, 1, 0, 0])),
+        (nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 5.0])), torch.tensor([0, 1, 2, 1, 0, 0])),
+        (nn.NLLLoss(torch.tensor([1.0, 2.0, 5.0])), torch.tensor([0, 1, 2, 1, 0, 0])),
+        (nn.BCEWithLogitsLoss(), torch.eye(6, 3)),
+        (nn.KLDivLoss(reduction="batchmean"), torch.full((6, 3), 1 / 3)),
+        (nn.MSELoss(), torch.eye(6, 3)),
+        (nn.L1Loss(), torch.eye(6, 3)),
+        (FocalLoss(), torch.tensor([0, 1, 2, 1, 0, 0])),
+        (BinaryFocalLoss(), torch.eye(6, 3)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_the_parts_of_a_batch_add_up_by_the_denominator(loss: nn.Module, targets: Tensor) -> None:
+    spec = resolve_loss(loss)
+    assert spec is not None
     assert spec.denominator is not None
+    outputs = torch.linspace(-2, 1, 18).reshape(6, 3)
+    parts = zip(outputs.split((1, 5)), targets.split((1, 5)), strict=True)
+    total = sum(loss(part, wanted) * spec.denominator(wanted) for part, wanted in parts)
+    torch.testing.assert_close(total / spec.denominator(targets), loss(outputs, targets))
 
 
 def test_a_partial_of_a_known_function_keeps_its_settings() -> None:
@@ -203,4 +228,6 @@ def test_the_public_names_are_exact() -> None:
     assert len({*names}) == len(names)
     assert {*names} == {*dir(counterpoint.losses)}
     for name in names:
-        assert getattr(counterpoint.losses, name) is not None
+        held = getattr(counterpoint.losses, name)
+        own = getattr(counterpoint.losses.outputs, name, None)
+        assert held is own if own is not None else name == "Loss" or held.__name__ == name
