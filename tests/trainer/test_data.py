@@ -149,6 +149,14 @@ def test_flips_come_with_their_probability(tmp_path: Path) -> None:
     assert 0.17 < min(sum(same), 400 - sum(same)) / 400 < 0.33
 
 
+def test_without_augmentation_nothing_is_flipped(tmp_path: Path) -> None:
+    write_images(tmp_path, size=(8, 8))
+    settings = {"root": str(tmp_path), "size": 8, "augment": "none", "flip": 1.0}
+    data = ImageFolder.model_validate(settings).build().train
+    pixels = np.asarray(Image.open(tmp_path / "train" / "class0" / "1.png"))
+    assert np.array_equal(data.example(1, Rng(0, "example/1", 0))[0].permute(1, 2, 0).numpy(), pixels)
+
+
 def test_random_boxes_follow_scale_and_ratio() -> None:
     boxes = np.array([random_box(100, 100, (0.2, 0.5), (0.5, 2.0), Rng(0, "box", n)) for n in range(500)])
     left, top, right, bottom = boxes.T

@@ -18,7 +18,7 @@ from PIL import Image
 from counterpoint.core.errors import DataError
 from counterpoint.trainer.classes import list_classes
 from counterpoint.trainer.data import ImageFolder
-from counterpoint.trainer.images import Reading, find_broken, formats, open_image
+from counterpoint.trainer.images import Reading, _laid_over, find_broken, formats, open_image
 from tests.trainer.support import write_images
 
 pytestmark = pytest.mark.kind("15")
@@ -153,6 +153,55 @@ def test_numbers_of_32_bits_need_a_white(tmp_path: Path) -> None:
     assert np.asarray(open_image(integers, Reading(white=200)))[0, :, 1].tolist() == [0, 64, 255]
     assert np.asarray(open_image(floats, Reading()))[0, :, 1].tolist() == [0, 128, 255]
     assert list(find_broken([integers, floats, low], Reading())) == [integers, low]
+
+
+def test_numbers_below_black_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "low.tif"
+    Image.fromarray(np.array([[-0.1, 0.5]], dtype=np.float32)).save(path)
+    with pytest.raises(DataError, match=r"numbers from -0\.1 to 0\.5, and black is 0 and white 1"):
+        open_image(path, Reading())
+
+
+def test_numbers_of_12_bits_range_to_4095(tmp_path: Path) -> None:
+    tags = [(256, 4, 2), (257, 4, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 4, 1)]
+    tags += [(279, 4, 3)]
+    entries = b"".join(
+        struct.pack("<HHIHH" if kind == 3 else "<HHII", tag, kind, 1, value, *([0] * (kind == 3)))
+        for tag, kind, value in tags
+    )
+    pixels = bytes([0xFF, 0xF0, 0x10, 0])  # 4095 and 16
+    path = tmp_path / "twelve.tif"
+    path.write_bytes(b"II*\0" + struct.pack("<I", 12) + pixels + struct.pack("<H", len(tags)) + entries + bytes(4))
+    assert np.asarray(open_image(path, Reading()))[0, :, 0].tolist() == [255, 1]
+
+
+def test_colours_in_lab_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "lab.tif"
+    Image.new("LAB", (3, 3)).save(path)
+    with pytest.raises(DataError, match=r"lab.tif: its colours are in LAB"):
+        open_image(path, Reading())
+    assert "LAB" in find_broken([path], Reading())[path]
+
+
+def test_a_palette_with_opacities_is_laid_over_the_background() -> None:
+    image = Image.new("P", (1, 1))
+    image.putpalette([200, 100, 0, 51], "RGBA")
+    assert _laid_over(image, (0, 0, 255)).convert("RGB").getpixel((0, 0)) == (40, 20, 204)
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b""])
+def test_damaged_exif_data_is_found_at_the_start(exif: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.new("RGB", (3, 3)).save(path, exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        broken = find_broken([path], Reading())
+        try:
+            open_image(path, Reading())
+            is_read = True
+        except DataError:
+            is_read = False
+    assert is_read is not bool(broken)
 
 
 def test_white_is_zero_in_a_tiff_that_says_so(tmp_path: Path) -> None:

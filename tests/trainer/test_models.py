@@ -55,6 +55,22 @@ def test_convolutions_start_from_the_fan_out_normal() -> None:
     assert weight.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
 
 
+@pytest.mark.kind("30")
+def test_the_fan_out_counts_where_it_differs_from_the_fan_in() -> None:
+    weight = ResNet18().build(COLOUR).blocks[4].branch[0].weight
+    assert weight.shape == (256, 128, 3, 3)
+    assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.kind("30")
+def test_widths_strides_and_layers_are_as_set() -> None:
+    convolutions = [layer for layer in SmallCNN(width=4).build(COLOUR) if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [4, 8, 16]
+    assert [layer.stride for layer in convolutions] == [(1, 1), (2, 2), (2, 2)]
+    linear = [layer for layer in MLP(layers=3, hidden=5).build(DIGITS) if isinstance(layer, nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(64, 5), (5, 5), (5, 5), (5, 10)]
+
+
 def test_regression_has_one_output() -> None:
     assert MLP().build(DataSpec("regression", "features", (5,)))(torch.zeros(3, 5)).shape == (3, 1)
 
