@@ -17,11 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.mutation.cover import Cover, measure
-from tests.mutation.mutants import AREAS, ROOT, Mutant, files, sample
+from tests.mutation.mutants import AREAS, ROOT, TREE, Mutant, files, sample
 from tests.mutation.page import Outcome, page
 from tests.mutation.trial import NOTHING, OPTIONS, forked, noticed_by
 
-FOLDER = ROOT / ".mutation"
+FOLDER = TREE.parent
 HOUR = 3600.0
 SHARED = ("torch", "torch._dynamo", "lightning", "transformers", "accelerate", "torchmetrics")
 
@@ -32,12 +32,11 @@ def main() -> int:
     for name in SHARED:
         importlib.import_module(name)
     importlib.import_module("torch").set_num_threads(1)
-    tree = FOLDER / "tree"
-    _copy(tree)
-    cover = _cover(tree, given.tests, given.renew)
+    _copy(TREE)
+    cover = _cover(TREE, given.tests, given.renew)
     outcomes = []
     for mutant in [mutant for area in given.areas for mutant in sample(area, given.sample, given.seed, given.only)]:
-        outcomes.append(Outcome(mutant, _try(tree, mutant, cover)))
+        outcomes.append(Outcome(mutant, _try(TREE, mutant, cover)))
         by = outcomes[-1].by
         print(f"{mutant.file}:{mutant.line} {mutant.operator}: {by}", flush=True)
         if by == NOTHING:
@@ -102,12 +101,13 @@ def _try(tree: Path, mutant: Mutant, cover: Cover) -> str:
     if code is None or not tests:
         return NOTHING
     path = tree / mutant.file
+    kept = shutil.copy2(path, FOLDER / "unchanged.py")
     path.write_text(code, encoding="utf-8")
     try:
         usual = sum(cover.seconds[cover.tests.index(test)] for test in tests)
         return noticed_by(tree, tests, 60 + 5 * usual)
     finally:
-        shutil.copy2(ROOT / mutant.file, path)
+        shutil.copy2(kept, path)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ from cosmic_ray.operators.operator import Operator
 from tests.mutation.operators import DropKeyword, DropStatement
 
 ROOT = Path(__file__).parents[2]
+TREE = ROOT / ".mutation" / "tree"
+"""The copy of the project that is changed: the project itself may go on meanwhile."""
+
 AREAS = {
     "core": ("counterpoint/core/**/*.py",),
     "algorithms": ("counterpoint/algorithms/**/*.py",),
@@ -49,7 +52,7 @@ class Mutant:
 
     def code(self) -> str | None:
         """Return the file with the change, None where it no longer parses."""
-        source = (ROOT / self.file).read_text(encoding="utf-8")
+        source = (TREE / self.file).read_text(encoding="utf-8")
         code = mutate_code(source, OPERATORS[self.operator], self.occurrence)
         try:
             with warnings.catch_warnings():
@@ -63,7 +66,7 @@ class Mutant:
     def diff(self) -> str:
         """Return the lines that change, with - and +."""
         lines = unified_diff(
-            (ROOT / self.file).read_text(encoding="utf-8").splitlines(),
+            (TREE / self.file).read_text(encoding="utf-8").splitlines(),
             (self.code() or "").splitlines(),
             n=0,
             lineterm="",
@@ -73,7 +76,7 @@ class Mutant:
 
 def files(area: str) -> list[str]:
     """Return the files of an area."""
-    return sorted({str(path.relative_to(ROOT)) for pattern in AREAS[area] for path in ROOT.glob(pattern)})
+    return sorted({str(path.relative_to(TREE)) for pattern in AREAS[area] for path in TREE.glob(pattern)})
 
 
 def sample(area: str, count: int, seed: int, only: str = "") -> list[Mutant]:
@@ -106,7 +109,7 @@ OPERATORS: dict[str, Operator] = dict(_operators())
 
 def _of(area: str, file: str) -> Iterator[tuple[object, Mutant]]:
     """Yield every mutant of a file with its place; annotations, which nothing runs, are left out."""
-    source = (ROOT / file).read_text(encoding="utf-8")
+    source = (TREE / file).read_text(encoding="utf-8")
     tree = ast.parse(source)
     idle, definitions, bodies = _idle(tree), _definitions(tree), _bodies(tree)
     nodes = list(ast_nodes(get_ast(source)))
