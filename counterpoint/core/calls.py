@@ -12,11 +12,11 @@ from torch import Tensor
 from counterpoint.core.batch import Batch
 from counterpoint.core.kinds import Kind
 
-__all__ = ["Call", "Edit", "map_draws", "run_calls"]
+__all__ = ["BoundEdit", "Call", "map_draws", "run_calls"]
 
 
 @dataclass(frozen=True)
-class Edit:
+class BoundEdit:
     """A function of a batch and draws that gives new kinds of inputs and targets, or leaves those there are (``None``).
 
     ``name`` says whose edit it is: those of one name do the same, but for their draws. ``sample_losses`` is true for a
@@ -46,7 +46,7 @@ class Call(NamedTuple):
     out of this batch.
     """
 
-    edit: Edit
+    edit: BoundEdit
     draws: Any = None
     certain: bool = True
     active: bool = True

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from counterpoint.core.arguments import flag
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
-from counterpoint.core.calls import Call, Edit, run_calls
+from counterpoint.core.calls import BoundEdit, Call, run_calls
 from counterpoint.core.contract import watch_step
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import DataError
@@ -225,7 +225,7 @@ class _Editing:
             self.draws[member.identity] = drawn
         return drawn
 
-    def _with_losses(self, edit: Edit) -> Edit:
+    def _with_losses(self, edit: BoundEdit) -> BoundEdit:
         return replace(edit, function=partial(_with_losses, edit.function, cache(partial(self._asked, edit.name))))
 
     def _asked(self, name: str) -> Tensor:

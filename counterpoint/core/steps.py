@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from counterpoint.core.calls import Edit
+from counterpoint.core.calls import BoundEdit
 from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import HookEffect, TransformEffect
 from counterpoint.core.kinds import Field, Kind
@@ -53,24 +53,24 @@ class BatchStep:
         return {part: self.after[part] for part, edit in edits if edit.gives == self.after.get(part)}
 
     @cached_property
-    def edits(self) -> dict[str, tuple[Edit, ...]]:
+    def edits(self) -> dict[str, tuple[BoundEdit, ...]]:
         """What each member does to a batch in this step, by its name; what a conversion does, by its own.
 
         The draws of a conversion are the class index that marks an ignored position.
         """
         if isinstance(self.work, Conversion):
-            return {self.name: (Edit(self.name, self.work, *self._kinds),)}
+            return {self.name: (BoundEdit(self.name, self.work, *self._kinds),)}
         return {leaf.identity: tuple(self._of(leaf)) for leaf in self.work.leaves}
 
     @property
     def _kinds(self) -> tuple[Kind | None, Kind | None]:
         return self.gives.get(Field.INPUTS), self.gives.get(Field.TARGETS)
 
-    def _of(self, member: Member) -> Iterator[Edit]:
+    def _of(self, member: Member) -> Iterator[BoundEdit]:
         for effect in member.declaration.transforms:
             if self.method in (None, effect.method):
                 name, function = f"{member.identity}.{effect.method}", getattr(member.algorithm, effect.method)
-                yield Edit(name, function, *self._kinds, effect.sample_losses)
+                yield BoundEdit(name, function, *self._kinds, effect.sample_losses)
 
 
 @dataclass(frozen=True)

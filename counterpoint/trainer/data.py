@@ -21,9 +21,9 @@ from counterpoint.trainer.classes import Classes, list_classes
 from counterpoint.trainer.crops import Box, centre_box, random_box, shift, to_bytes, to_tensor
 from counterpoint.trainer.images import Reading, find_broken, list_broken, open_image, refuse_broken
 from counterpoint.trainer.paths import FolderPath
-from counterpoint.trainer.spec import Component, DataModule, DatasetConfig, DataSpec, Example, RandomDataset
+from counterpoint.trainer.spec import ComponentConfig, DataModule, DatasetConfig, DataSpec, Example, RandomDataset
 
-__all__ = ["Component", "DataModule", "DataSpec", "DatasetConfig", "Digits", "ImageFolder", "RandomDataset"]
+__all__ = ["ComponentConfig", "DataModule", "DataSpec", "DatasetConfig", "Digits", "ImageFolder", "RandomDataset"]
 
 DIGITS_MEAN, DIGITS_STD = 0.30538, 0.37612
 _DIGITS_EVALUATION = 360

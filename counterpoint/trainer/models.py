@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from counterpoint.core.errors import ConfigError
 from counterpoint.trainer.limits import fitting
-from counterpoint.trainer.spec import Component, DataSpec
+from counterpoint.trainer.spec import ComponentConfig, DataSpec
 
 __all__ = ["MLP", "ResNet", "ResNet18", "ResNet50", "SmallCNN"]
 
@@ -20,7 +20,7 @@ Stem = Literal["auto", "small", "large"]
 _SMALL_IMAGE = 64
 
 
-class SmallCNN(Component):
+class SmallCNN(ComponentConfig):
     """Three 3x3 convolutions with batch norm, global average pooling, and a linear layer.
 
     The second and the third convolution have stride 2. ``build`` takes images (C, H, W) of at least 1 pixel a side
@@ -53,7 +53,7 @@ class SmallCNN(Component):
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, spec.outputs))
 
 
-class MLP(Component):
+class MLP(ComponentConfig):
     """Fully connected layers with ReLU between them, on inputs of any shape, flattened.
 
     >>> import torch
@@ -77,7 +77,7 @@ class MLP(Component):
         return nn.Sequential(*layers, nn.Linear(width, spec.outputs))
 
 
-class _ResNetConfig(Component):
+class _ResNetConfig(ComponentConfig):
     """The settings that all ResNets share."""
 
     stem: Stem = Field(

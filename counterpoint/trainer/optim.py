@@ -12,14 +12,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoint.core.durations import Duration
 from counterpoint.core.errors import ConfigError
-from counterpoint.trainer.spec import Component
+from counterpoint.trainer.spec import ComponentConfig
 
 __all__ = ["OPTIMIZERS", "SCHEDULERS", "SGD", "AdamW", "Constant", "Cosine", "OptimizerConfig", "SchedulerConfig"]
 
 _Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 
-class OptimizerConfig(Component):
+class OptimizerConfig(ComponentConfig):
     """The base of an optimizer: its settings, and ``build``."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ def _trained(model: nn.Module) -> list[nn.Parameter]:
     raise ConfigError("model: it has no parameters to train; set requires_grad on some, or use another model")
 
 
-class SchedulerConfig(Component):
+class SchedulerConfig(ComponentConfig):
     """The base of a schedule: a factor on the optimizer's learning rate for each optimizer step.
 
     Over the first ``warmup`` the factor grows in equal steps to 1, which it has first at the last step of the warm-up.

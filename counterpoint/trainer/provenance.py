@@ -31,7 +31,7 @@ _MOST_FILES, _SHOWN = 500, 5
 
 
 @dataclass(frozen=True)
-class Component:
+class ComponentRecord:
     """The code of a component: ``source`` is a digest of the modules of its class and bases, ``None`` without any."""
 
     name: str
@@ -75,7 +75,7 @@ def provenance(config: RunConfig, plan: Plan, data: DataModule, model: nn.Module
 def summary(found: Mapping[str, Any]) -> list[str]:
     """Return a line for each component and library.
 
-    >>> component = asdict(Component("mine.wave:Wave", "mine", "1.0", "0123456789abcdef"))
+    >>> component = asdict(ComponentRecord("mine.wave:Wave", "mine", "1.0", "0123456789abcdef"))
     >>> summary({"components": {"algorithms.wave": component}, "libraries": {"torch": "2.6.0"}})
     ['algorithms.wave: mine.wave:Wave of mine 1.0, source 0123456789abcdef', 'torch 2.6.0']
     """
@@ -136,10 +136,10 @@ def _source_words(source: str | None) -> str:
     return "no source" if source is None else f"source {source}"
 
 
-def _component(kinds: list[type], owners: Mapping[str, tuple[str | None, str | None]]) -> Component:
+def _component(kinds: list[type], owners: Mapping[str, tuple[str | None, str | None]]) -> ComponentRecord:
     first = kinds[0]
     name = f"{first.__module__}:{first.__qualname__}"
-    return Component(name, *owners[_top(first)], _source(kinds))
+    return ComponentRecord(name, *owners[_top(first)], _source(kinds))
 
 
 def _top(kind: type) -> str:

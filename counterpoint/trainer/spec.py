@@ -14,13 +14,22 @@ from torch.utils.data import DataLoader, Dataset
 from counterpoint.core.errors import DataError
 from counterpoint.core.rng import Rng
 
-__all__ = ["Component", "Data", "DataModule", "DataSpec", "DatasetConfig", "Example", "RandomDataset", "SizedDataset"]
+__all__ = [
+    "ComponentConfig",
+    "Data",
+    "DataModule",
+    "DataSpec",
+    "DatasetConfig",
+    "Example",
+    "RandomDataset",
+    "SizedDataset",
+]
 
 Example = tuple[Tensor, int | Tensor]
 """One item of a data set: its input, and its target (for classification the class index)."""
 
 
-class Component(BaseModel):
+class ComponentConfig(BaseModel):
     """The base of a config's parts: frozen, and strict about names and types."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -111,7 +120,7 @@ class DataModule:
     notes: tuple[str, ...] = ()
 
 
-class DatasetConfig(Component):
+class DatasetConfig(ComponentConfig):
     """The base of a registered data set: its settings, and ``build``."""
 
     batch_size: int = Field(default=128, ge=1, le=10**9, description="training examples in a device batch")

@@ -25,11 +25,11 @@ import os, torch
 from torch import nn
 import counterpoint as cp
 from counterpoint.trainer import DataSpec
-from counterpoint.trainer.spec import Component, DataModule, DatasetConfig
+from counterpoint.trainer.spec import ComponentConfig, DataModule, DatasetConfig
 
 class Failure(Exception): pass
 
-class Loss(Component):
+class Loss(ComponentConfig):
     def build(self):
         {loss}
         return nn.CrossEntropyLoss()
@@ -39,7 +39,7 @@ class Net(nn.Linear):
         {forward}
         return super().forward(inputs.flatten(1))
 
-class Model(Component):
+class Model(ComponentConfig):
     def build(self, spec):
         {model}
         return Net(4, 3)

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 import counterpoint as cp
 from counterpoint.algorithms import CutOut, LabelSmoothing, MixUp
-from counterpoint.core.calls import Call, Edit
+from counterpoint.core.calls import BoundEdit, Call
 from counterpoint.core.moves import move_draws, moved
 
 
@@ -48,7 +48,7 @@ def test_values_shapes_and_dtypes_stay() -> None:
 
 def test_all_draws_of_a_batch_cross_in_one_copy() -> None:
     shared = (torch.rand(3), torch.arange(3))
-    edit = Edit("edit", lambda batch, draws: batch)
+    edit = BoundEdit("edit", lambda batch, draws: batch)
     calls = [Call(edit, shared), Call(edit), Call(edit, shared), Call(edit, {"boxes": torch.zeros(2, 4)}, active=False)]
     with Crossings() as crossings:
         there = move_draws(calls, torch.device("meta"))

@@ -15,7 +15,7 @@ from counterpoint.trainer.data import Digits
 from counterpoint.trainer.models import MLP, SmallCNN
 from counterpoint.trainer.optim import SGD, AdamW, Cosine
 from counterpoint.trainer.settings import settings_of
-from counterpoint.trainer.spec import Component
+from counterpoint.trainer.spec import ComponentConfig
 
 LEAST: dict[str, Any] = {"task": "multiclass", "max_duration": "2ep"}
 
@@ -85,7 +85,7 @@ def test_what_is_resolved_makes_an_equal_config() -> None:
 
 
 def test_a_component_that_nobody_registered_is_written_down_under_its_own_name() -> None:
-    class Own(Component):
+    class Own(ComponentConfig):
         width: int = 3
 
     resolved = RunConfig(**LEAST, model=Own()).resolved()
