@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-__all__ = ["named_tensors", "plain_name", "renamed", "unwrapped_name"]
+__all__ = ["load_state", "named_tensors", "plain_name", "renamed", "state_of", "unwrapped_name"]
 
 ValueT = TypeVar("ValueT")
 
@@ -75,3 +75,13 @@ def renamed(values: Mapping[str, ValueT], wanted: Iterable[str]) -> dict[str, Va
     own, others = {plain_name(name): name for name in wanted}, {plain_name(name): name for name in values}
     clear = len(own) == len(wanted) and len(others) == len(values) and values.keys() != set(wanted)
     return {own.get(plain_name(name), name) if clear else name: value for name, value in values.items()}
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return the ``state_dict`` of a model by the names that its tensors have without wrappers."""
+    return {unwrapped_name(model, name): value for name, value in model.state_dict().items()}
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a ``state_dict`` into a model, where both may have wrappers; raises ``RuntimeError`` if it does not fit."""
+    model.load_state_dict(renamed(state, model.state_dict()))

@@ -15,6 +15,7 @@ from counterpoint.core.durations import Duration
 from counterpoint.core.engine import Engine
 from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
+from counterpoint.core.wrappers import state_of
 from counterpoint.trainer.checkpoint import Checkpoint, checkpoint_path, prune_checkpoints, write_checkpoint
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.examples import batches
@@ -113,7 +114,7 @@ class Loop:
                         self._epoch()
                 with self._engine.evaluation():
                     if self._folder is not None and self._accelerator.is_main_process:
-                        self._folder.finish(self._raw.state_dict(), self._record())
+                        self._folder.finish(state_of(self._raw), self._record())
         except Stopped:
             how = "without run_dir nothing is kept" if self._folder is None else "go on by --resume or fit(resume=True)"
             self._report.message(f"{self._job.stop.name}: stopped after step {self.step}; {how}")

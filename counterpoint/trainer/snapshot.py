@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CheckpointError
 from counterpoint.core.plan import Plan
+from counterpoint.core.wrappers import load_state, state_of
 from counterpoint.trainer.checkpoint import Checkpoint, join_optimizer, split_optimizer
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import TrainingMetrics
@@ -46,7 +47,7 @@ class Snapshot:
         """Return everything as a checkpoint, with what the loop adds of its own."""
         optimizer, optimizer_data = split_optimizer(self.optimizer.state_dict())
         parts = {
-            "model": self.model.state_dict(),
+            "model": state_of(self.model),
             "optimizer": optimizer,
             "engine": self.engine.state_dict(),
             "metrics": self.metrics.state_dict(),
@@ -77,7 +78,7 @@ class Snapshot:
         settings = [{**group, "params": None} for group in self.optimizer.param_groups]
         rates = [float(rate) for rate in self.scheduler.base_lrs]
         try:
-            self.model.load_state_dict(checkpoint.part("model"))
+            load_state(self.model, checkpoint.part("model"))
             self.optimizer.load_state_dict(join_optimizer(checkpoint.part("optimizer"), checkpoint.data["optimizer"]))
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"the checkpoint is of another model: {error}") from error
