@@ -104,6 +104,7 @@ MISTAKES: dict[str, Mistake] = {
     "task-unstated": one(add(task=None), add(task="multiclas")),
     "task-unsupported": one(add(LabelSmoothing(), task="regression"), add(TrivialAugment(), task="segmentation")),
     "inputs-unknown": add(inputs="pixels"),
+    "bad-argument": one(add(num_classes="3"), add(batch_size=0), add(batch_size=2, microbatches=3), add(contract="no")),
     "classes-unstated": add(ManifoldMixup(module="stem"), task="multiclass", num_classes=None),
     "needs-unmet": one(add(CutOut(), inputs="features"), add(Normalize(mean=[0.5], std=[0.2]), inputs="normalized")),
     "loss-targets": one(add(task="multiclass", loss=nn.MSELoss()), add(task="regression", loss=nn.NLLLoss())),
