@@ -138,3 +138,13 @@ def test_segmentation_of_tokens_has_positions_of_its_own() -> None:
     composed(torch.zeros(6, 9, dtype=torch.long), torch.zeros(6, 9, dtype=torch.long), step=0)
     with pytest.raises(cp.DataError, match=r"\(N, positions\)"):
         composed(torch.zeros(6, 9, dtype=torch.long), torch.zeros(6, dtype=torch.long), step=0)
+
+
+@pytest.mark.parametrize("ignored", [255, -1])
+def test_the_ignored_index_of_the_loss_is_a_class_of_no_output(ignored: int) -> None:
+    composed = plan(loss=nn.CrossEntropyLoss(ignore_index=ignored))
+    outputs = torch.tensor([[2.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+    wanted = nn.functional.cross_entropy(outputs[:1], torch.tensor([1]))
+    assert torch.equal(composed.loss(outputs, torch.tensor([1, ignored])), wanted)
+    with pytest.raises(cp.DataError, match="target -100 is no class"):
+        composed.loss(outputs, torch.tensor([1, -100]))
