@@ -180,3 +180,14 @@ def test_an_optimizer_goes_on_from_its_split_state(make: Any) -> None:
     run(torch_model, whole, 3)
     run(resumed_model, resumed, 3)
     assert torch.equal(torch_model.weight, resumed_model.weight)
+
+
+@pytest.mark.kind("24")
+def test_a_checkpoint_under_the_name_of_another_step_is_passed_over(tmp_path: Path) -> None:
+    for step in (1, 2):
+        write_checkpoint(tmp_path, step, Checkpoint({"a": torch.ones(1)}, {"step": step}))
+    (tmp_path / "step-00000002").rename(tmp_path / "step-00000003")
+    found, broken = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.data == {"step": 1}
+    assert broken == [f"checkpoint {tmp_path / 'step-00000003'} is broken (state.json is that of step 2)"]
