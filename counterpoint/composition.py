@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pydantic
-from pydantic_core import ErrorDetails
-from torch import Tensor, nn
 
-from counterpoint.core import Duration, Fault, LossSpec, Plan, Terms
-from counterpoint.core import compose as check
-from counterpoint.core.arguments import written
-from counterpoint.core.errors import ConfigError, PluginError, UnknownNameError, nearest
-from counterpoint.core.kinds import IMAGE, TARGET_KINDS, Kind, Task
+from counterpoint.core import Duration, Fault, Plan, Terms
+from counterpoint.core import compose as check_composition
+from counterpoint.core.advice import Check, advise
+from counterpoint.core.algorithm import Algorithm
+from counterpoint.core.catalog import Catalog
+from counterpoint.core.errors import CompositionError, ConfigError, PluginError
+from counterpoint.core.kinds import IMAGE, Kind, Task
 from counterpoint.core.statements import stated
+from counterpoint.loss_argument import Loss, loss_of
 from counterpoint.losses import resolve_loss
-from counterpoint.plugins import ALGORITHMS, LOSSES
+from counterpoint.plugins import ALGORITHMS, LOSSES, Registry
 
 if TYPE_CHECKING:
     from counterpoint.core.compiled import Compiled
 
 __all__ = ["compose"]
 
-Loss = nn.Module | Callable[[Tensor, Tensor], Tensor] | LossSpec | str | Mapping[str, Any]
+Loaded = TypeVar("Loaded")
 
 
 def compose(
@@ -76,118 +78,86 @@ def compose(
     >>> plan.order
     ('dense_targets', 'label_smoothing', 'mixup')
     """
-    given = {key: value for key, value in locals().items() if key not in ("loss", "loss_accepts")}
-    statements, faults = stated(given)
+    given = {key: value for key, value in locals().items() if key != "algorithms"}
+    check = functools.partial(_checked, resolve=ALGORITHMS.loader(), catalog=_catalog())
+    try:
+        return check(algorithms, given)
+    except CompositionError as error:
+        worded = terms if isinstance(terms, Terms) else Terms.PYTHON
+        raise CompositionError(advise(error.faults, _items(algorithms), given, _faults_by(check), worded)) from None
+
+
+def _items(algorithms: object) -> tuple[object, ...]:
+    """Return the items of the list; what is no list has none."""
+    listed = isinstance(algorithms, Sequence) and not isinstance(algorithms, str | bytes | bytearray)
+    return tuple(algorithms) if listed and isinstance(algorithms, Sequence) else ()
+
+
+def _faults_by(check: Callable[[Sequence[object], Mapping[str, Any]], Plan]) -> Check:
+    """Return the function that finds the faults of a changed composition."""
+
+    def faults(algorithms: Sequence[object], given: Mapping[str, Any]) -> tuple[Fault, ...]:
+        try:
+            check(algorithms, {**given, "compile": False})
+        except CompositionError as error:
+            return error.faults
+        return ()
+
+    return faults
+
+
+def _checked(
+    algorithms: Sequence[object],
+    given: Mapping[str, Any],
+    *,
+    resolve: Callable[[str], type[Algorithm[Any]]],
+    catalog: Catalog,
+) -> Plan:
+    """Return the plan of a list under the facts that are given, by the names of ``compose``'s arguments."""
+    others = {key: value for key, value in given.items() if key not in ("loss", "loss_accepts")}
+    statements, faults = stated({"algorithms": algorithms, **others})
     facts = statements.facts(faults)
-    return check(
+    terms = statements.terms
+    return check_composition(
         statements.algorithms,
-        resolve=ALGORITHMS.loader(),
+        resolve=resolve,
         facts=facts,
-        loss=_loss(loss, loss_accepts, facts.num_classes, statements.terms, faults),
+        loss=loss_of(given["loss"], given["loss_accepts"], facts, catalog, terms, faults),
         strict_order=statements.strict_order,
         contract=statements.contract,
         compiled=_compiled() if statements.compile else None,
-        terms=statements.terms,
-        choice="one_of",
+        terms=terms,
+        catalog=catalog,
         faults=faults,
     )
+
+
+def _catalog() -> Catalog:
+    """Return what is registered, for fixes; what cannot be loaded is left out."""
+    return Catalog("one_of", ALGORITHMS.names, lambda: _loaded(ALGORITHMS).values(), _accepted)
+
+
+def _loaded(registry: Registry[Loaded]) -> dict[str, Loaded]:
+    found = {}
+    load = registry.loader()
+    for name in registry.names():
+        with suppress(PluginError):
+            found[name] = load(name)
+    return found
+
+
+def _accepted() -> dict[str, frozenset[Kind]]:
+    """Return the kinds of target that each registered loss accepts with its default settings."""
+    found = {}
+    for name, config in _loaded(LOSSES).items():
+        with suppress(pydantic.ValidationError, ConfigError):
+            spec = resolve_loss(config().build())
+            if spec is not None:
+                found[name] = spec.accepts
+    return found
 
 
 def _compiled() -> Compiled:
     from counterpoint.core.compiled import Compiled  # few plans are compiled, and the others do without it
 
     return Compiled()
-
-
-def _loss(
-    given: Loss | None,
-    accepts: Collection[str | Kind] | None,
-    num_classes: int | None,
-    terms: Terms,
-    faults: list[Fault],
-) -> LossSpec | None:
-    if given is None:
-        if accepts is not None:
-            message = "loss_accepts says which targets a loss is right for, and there is no loss"
-            faults.append(Fault("bad-argument", message, "give compose a loss, or leave loss_accepts out"))
-        return None
-    found: list[Fault] = []
-    spec = _described(given, accepts, terms, found)
-    faults += found
-    if spec is not None and None not in (spec.classes, num_classes) and spec.classes != num_classes:
-        message = f"the loss {spec.name} has weights for {spec.classes} classes, and num_classes is {num_classes}"
-        faults.append(Fault("bad-setting", message, f"give it {num_classes} weights, one for each class"))
-    return spec
-
-
-def _described(
-    given: Loss, accepts: Collection[str | Kind] | None, terms: Terms, faults: list[Fault]
-) -> LossSpec | None:
-    """Describe the loss, or say why that cannot be done: its name, its settings, or what it is said to accept."""
-    loss = _built(given, terms, faults) if isinstance(given, str | Mapping) else given
-    if loss is None:
-        return None
-    try:
-        spec = resolve_loss(loss)
-    except ConfigError as error:
-        fix = "give a registered name, a module or a function of outputs and targets, with settings that it allows"
-        faults.append(Fault("bad-setting", f"loss: {error}", fix))
-        return None
-    if accepts is not None:
-        try:
-            return resolve_loss(loss, accepts=accepts)
-        except ConfigError as error:
-            kinds = terms.word({kind.name for kind in (TARGET_KINDS if spec is None else spec.accepts)})
-            fix = f"name kinds of targets that it is right for, of {terms.setting('loss_accepts', kinds)}"
-            faults.append(Fault("bad-setting", str(error), fix))
-            return spec
-    if spec is None:
-        name = (
-            type(loss).__name__ if isinstance(loss, nn.Module) else str(getattr(loss, "__name__", type(loss).__name__))
-        )
-        message = (
-            f"the loss {name} does not say which targets it accepts, and running it cannot tell whether it is right"
-        )
-        fix = "say so: loss_accepts={'dense', 'index'}, with the kinds it is right for"
-        if terms is Terms.YAML:
-            fix = "use another loss, or let its `build` return a counterpoint.LossSpec, which says so"
-        faults.append(Fault("loss-unknown", message, fix, (name,)))
-    return spec
-
-
-def _built(given: str | Mapping[str, Any], terms: Terms, faults: list[Fault]) -> nn.Module | None:
-    """Build a registered loss, or say what is wrong with its name or with each of its settings."""
-    settings = {"name": given} if isinstance(given, str) else dict(given)
-    name = settings.pop("name", None)
-    fix = f"state {terms.text('loss', 'cross_entropy')}, or another of {', '.join(sorted(LOSSES.names()))}"
-    if not isinstance(name, str):
-        faults.append(Fault("bad-setting", f"loss: {written(given)} does not name a loss", fix))
-        return None
-    try:
-        config = LOSSES.load(name)
-    except PluginError as error:
-        code = "bad-setting" if isinstance(error, UnknownNameError) else "broken-plugin"
-        faults.append(Fault(code, f"loss: {error}", fix))
-        return None
-    try:
-        loss: nn.Module = config.model_validate(settings).build()
-    except pydantic.ValidationError as error:
-        faults += [_setting_fault(name, config, detail) for detail in error.errors(include_url=False)]
-        return None
-    return loss
-
-
-def _setting_fault(name: str, config: type[pydantic.BaseModel], detail: ErrorDetails) -> Fault:
-    """Say of one setting of a registered loss what it is and what it may be."""
-    key = str(detail["loc"][0]) if detail["loc"] else ""
-    if detail["type"] == "extra_forbidden":
-        close = get_close_matches(key, config.model_fields, n=1)
-        fix = f"write {close[0]!r}" if close else "leave it out"
-        return Fault(
-            "bad-setting", f"loss ({name}): there is no setting {key!r}{nearest(key, config.model_fields)}", fix
-        )
-    path = ".".join(map(str, detail["loc"]))
-    meaning = config.model_fields[key].description if key in config.model_fields else None
-    must = detail["msg"].replace("Input should", "it must", 1)
-    fix = f"give {key} an allowed value{f': {meaning}' if meaning else ''}"
-    return Fault("bad-setting", f"loss ({name}): {path} is {written(detail['input'])}; {must}", fix)

@@ -43,7 +43,9 @@ class ManifoldMixup(Algorithm[HiddenMixing], name="manifold_mixup"):
     """
 
     module: Names = Field(
-        min_length=1, description="name of the module whose output is mixed, or names of which one is drawn a batch"
+        min_length=1,
+        examples=["embedding"],
+        description="name of the module whose output is mixed, or names of which one is drawn a batch",
     )
     alpha: float = Field(
         default=2.0, ge=0, le=1e12, description="both parameters of Beta(alpha, alpha); 0 mixes nothing"

@@ -113,10 +113,12 @@ class Normalize(Algorithm[None], name="normalize"):
     """
 
     mean: Annotated[tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...], BeforeValidator(_as_tuple)] = Field(
-        min_length=1, description="mean of each channel, or one for all, of images from 0 to 1"
+        min_length=1, examples=[[0.5]], description="mean of each channel, or one for all, of images from 0 to 1"
     )
     std: Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...], BeforeValidator(_as_tuple)] = Field(
-        min_length=1, description="standard deviation of each channel, or one for all, of images from 0 to 1"
+        min_length=1,
+        examples=[[0.25]],
+        description="standard deviation of each channel, or one for all, of images from 0 to 1",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="of the result; null: float32 for bytes, else that of the inputs"

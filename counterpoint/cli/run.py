@@ -24,6 +24,7 @@ from counterpoint.core.errors import (
 from counterpoint.core.failures import describe_error
 from counterpoint.core.faults import Fault
 from counterpoint.core.member import named
+from counterpoint.core.remedy import Remedy
 from counterpoint.plugins.guard import ProcessExit, exits_refused, guarded
 from counterpoint.trainer.components import ComponentOf
 from counterpoint.trainer.config import RunConfig
@@ -108,8 +109,12 @@ def _plain(drawn: Any) -> Any:
 
 def _data(fault: Fault) -> dict[str, Any]:
     """Return a fault as plain data, with the kind of each of its remedies; sets are left to the writer."""
-    remedies = [{"kind": type(remedy).__name__.lower(), **asdict(remedy)} for remedy in fault.remedies]
-    return {**asdict(fault), "remedies": remedies}
+    ways = [[_remedy(remedy) for remedy in way] for way in fault.ways]
+    return {**asdict(fault), "remedies": [_remedy(remedy) for remedy in fault.remedies], "ways": ways}
+
+
+def _remedy(remedy: Remedy) -> dict[str, Any]:
+    return {"kind": type(remedy).__name__.lower(), **asdict(remedy)}
 
 
 def _checked(path: str, overrides: Sequence[str]) -> RunConfig:

@@ -8,21 +8,24 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from counterpoint.core.checks import check_members, without
+from counterpoint.core.catalog import Catalog
+from counterpoint.core.checks import check_members
 from counterpoint.core.conversions import CONVERSIONS, Conversion
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
 from counterpoint.core.facts import Facts
 from counterpoint.core.faults import Fault, Terms
-from counterpoint.core.kinds import Field, Kind, names
+from counterpoint.core.kinds import Field, Kind
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member, Resolver, enlist, named
 from counterpoint.core.order import Edge, Order, Pair, Rank, arrange
 from counterpoint.core.plan import Plan
-from counterpoint.core.remedy import Drop, Set, State
+from counterpoint.core.remedy import Drop, DropWish, Set, State, Way
 from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.core.unmet import unmet, unmet_loss, unmet_model
 from counterpoint.core.wiring import batch_edges, disagreements, hook_edges, node_of
+from counterpoint.core.wording import as_listed
 
 if TYPE_CHECKING:
     from counterpoint.core.compiled import Compiled
@@ -40,30 +43,31 @@ def compose(
     terms: Terms = Terms.PYTHON,
     contract: Contract = Contract.FIRST_STEPS,
     compiled: Compiled | None = None,
-    choice: str = "",
+    catalog: Catalog | None = None,
     faults: Sequence[Fault] = (),
 ) -> Plan:
     """Check that methods fit each other, the data and the loss, and order them.
 
     ``algorithms`` are instances, names, or mappings with ``name`` and settings; ``resolve`` turns a name into a class.
-    ``compiled`` is what is to compile the plan's batches. ``choice`` is the name of the method that chooses among
-    others, for fixes; ``faults`` are those already found by whoever calls.
+    ``compiled`` is what is to compile the plan's batches. ``catalog`` is what is registered, for fixes; ``faults`` are
+    those already found by whoever calls.
     Raises ``CompositionError`` with every fault there is.
     """
-    members, found = enlist(algorithms, resolve, facts.clock, terms)
-    found = [*faults, *found, *check_members(members, named(algorithms), loss, facts, terms, choice)]
+    known = Catalog() if catalog is None else catalog
+    members, found = enlist(algorithms, resolve, facts.clock, known.names)
+    found = [*faults, *found, *check_members(members, named(algorithms), loss, facts, known)]
     start = {Field.INPUTS: facts.inputs, Field.TARGETS: facts.task.targets}
     nodes = _step_nodes(members)
     nodes = [*_conversions(nodes, loss, start), *nodes]
     found += _branch_faults(nodes)
     edges = batch_edges(nodes, start)
     order = arrange([node_of(node) for node in nodes], edges)
-    found += _order_faults(nodes, edges, order, strict_order, terms)
-    steps = _walk([nodes[position] for position in order.sequence], start, loss, facts, found, terms)
-    hooks, pairs = _hooks(members, strict_order, found, terms)
-    found += _unmet_wishes(members, terms)
+    found += _order_faults(nodes, edges, order, strict_order)
+    steps = _walk([nodes[position] for position in order.sequence], start, loss, facts, found, known)
+    hooks, pairs = _hooks(members, strict_order, found)
+    found += _unmet_wishes(members)
     if found:
-        raise CompositionError(found)
+        raise CompositionError(as_listed(fault, algorithms, terms) for fault in found)
     return Plan(facts, tuple(members), tuple(steps), tuple(hooks), (*order.pairs, *pairs), loss, contract, compiled)
 
 
@@ -99,40 +103,40 @@ def _branch_faults(nodes: Sequence[BatchStep]) -> Iterator[Fault]:
             choice, other = (first, second) if len(first.effects) > 1 else (second, first)
             reasons = "; ".join(sorted({f"{verdict.rule}: {verdict.reason}" for verdict in verdicts}))
             message = f"branches of {choice.name} would need to come on both sides of {other.name} ({reasons})"
-            fix = f"split {choice.name} into choices whose branches stand on one side of {other.name}"
-            remedy = Drop(choice.name)
-            yield Fault("branch-order", message, fix, (choice.name, other.name), Event.BATCH, (remedy,))
+            branches = choice.work.leaves if isinstance(choice.work, Member) else ()
+            ways = (*((Drop(branch.identity),) for branch in branches), (Drop(choice.name),))
+            parties = (choice.name, other.name)
+            yield Fault("branch-order", message, algorithms=parties, event=Event.BATCH, ways=ways)
 
 
 def _order_faults(
-    nodes: Sequence[BatchStep | HookStep], edges: Sequence[Edge], order: Order, strict_order: bool, terms: Terms
+    nodes: Sequence[BatchStep | HookStep], edges: Sequence[Edge], order: Order, strict_order: bool
 ) -> Iterator[Fault]:
     for edge, between in dict.fromkeys(order.contradictions):  # a wish may be written on both sides
         earlier, later = nodes[edge.first].identity, nodes[edge.second].identity
         way = " → ".join(nodes[position].name for position in between) + _why(edges, between)
+        ways: tuple[Way, ...] = ((Drop(later),), (Drop(earlier),))
         if edge.rank is Rank.WISH:
             message = f"{edge.reason}, against what has to hold: {way}"
             wishes = [
-                (node.work, key, name)
+                DropWish(node.identity, key, name)
                 for node, key, name in ((nodes[edge.first], "before", later), (nodes[edge.second], "after", earlier))
                 if isinstance(node.work, Member) and name in getattr(node.work.algorithm, key)
             ]
-            fix = "drop " + " and ".join(f"{terms.text(key, name)} of {who.identity}" for who, key, name in wishes)
-            remedies = tuple(without(who, key, name) for who, key, name in wishes)
-            yield Fault("wish-impossible", message, fix, (earlier, later), _event(nodes), remedies)
+            ways = (tuple(wishes),)
         else:
             message = f"{edge.reason}, so {earlier} must come before {later}, but also {way}"
-            fix = f"leave out {earlier} or {later}"
-            out = later if isinstance(nodes[edge.second].work, Member) else earlier
-            yield Fault("cyclic-order", message, fix, (earlier, later), _event(nodes), (Drop(out),))
+        code = "wish-impossible" if edge.rank is Rank.WISH else "cyclic-order"
+        yield Fault(code, message, algorithms=(earlier, later), event=_event(nodes), ways=ways)
     for pair in order.pairs if strict_order else ():
         if pair.outcome == "as listed":
             message = f"only the list puts {pair.first} before {pair.second}: {pair.reason}"
-            fix = f"state it: {terms.text('before', pair.second)} on {pair.first}"
             first, second = (next(node for node in nodes if node.name == name) for name in (pair.first, pair.second))
             assert isinstance(first.work, Member)
             wish = Set(first.identity, {"before": (*first.work.algorithm.before, second.identity)})
-            yield Fault("ambiguous-order", message, fix, (pair.first, pair.second), _event(nodes), (wish,))
+            ways = ((wish,), (State({"strict_order": False}),))
+            parties = (pair.first, pair.second)
+            yield Fault("ambiguous-order", message, algorithms=parties, event=_event(nodes), ways=ways)
 
 
 def _why(edges: Sequence[Edge], way: Sequence[int]) -> str:
@@ -154,7 +158,7 @@ def _walk(
     loss: LossSpec | None,
     facts: Facts,
     found: list[Fault],
-    terms: Terms,
+    catalog: Catalog,
 ) -> list[BatchStep]:
     steps, kinds = [], dict(start)
     for node in nodes:
@@ -162,62 +166,23 @@ def _walk(
         for effect in node.effects:
             for part, edit in effect.edits.items():
                 if before[part] not in edit.needs:
-                    found.append(_unmet(node, part, before[part], edit.needs, facts, terms))
+                    found.append(unmet(node, part, before[part], edit.needs, facts, catalog))
                 elif edit.gives is not None:
                     kinds[part] = edit.gives
         if isinstance(node.work, Conversion) and facts.num_classes is None:
             message = f"targets must become {node.work.target}, and the number of classes is not stated"
-            found.append(Fault("classes-unstated", message, f"state {terms.setting('num_classes', '10')}", ()))
+            elsewhere = "use data that state their number of classes"
+            count = loss.classes if loss is not None and loss.classes is not None else 10
+            found.append(Fault("classes-unstated", message, ways=((State({"num_classes": count}, elsewhere),),)))
         steps.append(replace(node, before=before, after=dict(kinds)))
     if loss is not None and kinds[Field.TARGETS] not in loss.accepts:
-        found.append(_unmet_loss(steps, loss, kinds[Field.TARGETS], terms))
+        found.append(unmet_loss(steps, loss, kinds[Field.TARGETS], facts, catalog))
     if not facts.model_takes(kinds[Field.INPUTS]):
-        found.append(_unmet_model(steps, kinds[Field.INPUTS], facts, terms))
+        found.append(unmet_model(steps, kinds[Field.INPUTS], facts, catalog))
     return steps
 
 
-def _unmet(node: BatchStep, part: Field, kind: Kind, needs: frozenset[Kind], facts: Facts, terms: Terms) -> Fault:
-    message = f"{node.name} edits {part.value} of kind {names(needs)}, and gets {kind}"
-    fix = f"leave {node.name} out"
-    if part is Field.INPUTS and kind == facts.inputs:
-        stated = f"state what the inputs are: {terms.text('inputs', sorted(needs)[0].name)}"
-        fix += f", or {stated if terms is Terms.PYTHON else f'use data whose inputs are {names(needs)}'}"
-    return Fault("needs-unmet", message, fix, (node.name,), Event.BATCH, (Drop(node.identity),))
-
-
-def _unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, terms: Terms) -> Fault:
-    editors = tuple(
-        step.name
-        for step in steps
-        if isinstance(step.work, Member) and any(Field.TARGETS in effect.edits for effect in step.effects)
-    )
-    cause = f", because of {', '.join(editors)}" if editors else ""
-    message = f"the loss {loss.name} accepts {names(loss.accepts)} targets, and would get {kind}{cause}"
-    fix = f"use a loss that accepts {kind} targets"
-    if terms is Terms.PYTHON:
-        said = terms.setting("loss_accepts", terms.word({kind.name}))
-        fix += f", or, if this one is right for them, say so in {said}"
-    elif editors:
-        fix += f", or leave {', '.join(editors)} out"
-    return Fault("loss-targets", message, fix, (loss.name, *editors), Event.LOSS)
-
-
-def _unmet_model(steps: Sequence[BatchStep], kind: Kind, facts: Facts, terms: Terms) -> Fault:
-    givers = tuple(step.name for step in steps if step.before[Field.INPUTS] != step.after[Field.INPUTS])
-    cause = f", because of {', '.join(givers)}" if givers else ""
-    takes = "any but bytes" if facts.model_inputs is None else names(facts.model_inputs)
-    message = f"the model takes inputs of kind {takes}, and would get {kind}{cause}"
-    wanted = "floating inputs" if facts.model_inputs is None else f"{names(facts.model_inputs)} inputs"
-    said = Terms.PYTHON.setting("model_inputs", Terms.PYTHON.word({kind.name}))
-    where = f"give Trainer your model and {said}" if terms is Terms.YAML else f"state {said}"
-    fix = f"list a method that makes {wanted} of them, or, if the model does take {kind}, {where}"
-    state = State({"model_inputs": (kind,)})
-    return Fault("model-inputs", message, fix, givers, Event.FORWARD, (state,))
-
-
-def _hooks(
-    members: Sequence[Member], strict_order: bool, found: list[Fault], terms: Terms
-) -> tuple[list[HookStep], list[Pair]]:
+def _hooks(members: Sequence[Member], strict_order: bool, found: list[Fault]) -> tuple[list[HookStep], list[Pair]]:
     moments: dict[tuple[int, str], list[HookStep]] = defaultdict(list)
     events = list(Event)
     for member in members:
@@ -227,13 +192,13 @@ def _hooks(
     for _, nodes in sorted(moments.items()):
         edges = hook_edges(nodes)
         order = arrange([node_of(node) for node in nodes], edges)
-        found += _order_faults(nodes, edges, order, strict_order, terms)
+        found += _order_faults(nodes, edges, order, strict_order)
         steps += [nodes[position] for position in order.sequence]
         pairs += order.pairs
     return steps, pairs
 
 
-def _unmet_wishes(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
+def _unmet_wishes(members: Sequence[Member]) -> Iterator[Fault]:
     moments = {member.identity: _moments(member) for member in members}
     others = {member.identity: member for member in members}
     for member in members:
@@ -241,9 +206,8 @@ def _unmet_wishes(members: Sequence[Member], terms: Terms) -> Iterator[Fault]:
             for name in wished:
                 if name in moments and name != member.identity and not _meet(member, others[name], moments):
                     message = f"{member.identity} asks to come {key} {name}, and the two never act at the same moment"
-                    fix = f"drop {terms.text(key, name)}: there is nothing to order"
-                    remedy = without(member, key, name)
-                    yield Fault("wish-impossible", message, fix, (member.identity, name), remedies=(remedy,))
+                    ways = ((DropWish(member.identity, key, name),),)
+                    yield Fault("wish-impossible", message, algorithms=(member.identity, name), ways=ways)
 
 
 def _meet(first: Member, second: Member, moments: Mapping[str, set[tuple[Event, str]]]) -> bool:

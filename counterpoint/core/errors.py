@@ -55,8 +55,24 @@ __all__ = [
     "RunDirectoryError",
     "RunError",
     "UnknownNameError",
+    "close_to",
     "nearest",
 ]
+
+
+CLOSE = 0.75
+"""How much alike two words must be for one to be a slip of the other: 'rand_augment' is no 'trivial_augment'."""
+
+
+def close_to(word: str, known: Iterable[str]) -> list[str]:
+    """Return up to three known words of which the given one may be a slip, the closest first.
+
+    >>> close_to("sdg", ["sgd", "adam"]), close_to("rand_augment", ["trivial_augment"])
+    (['sgd'], [])
+    """
+    words = sorted(known)
+    swapped = [other for other in words if sorted(other) == sorted(word) and other != word]
+    return list(dict.fromkeys([*swapped, *get_close_matches(word, words, n=3, cutoff=CLOSE)]))[:3]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -68,8 +84,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     '; known: cutmix, mixup'
     """
     words = sorted(known)
-    close = get_close_matches(word, words, n=3, cutoff=0.6)
-    if close:
+    if close := close_to(word, words):
         return f"; did you mean {' or '.join(repr(name) for name in close)}?"
     return f"; known: {', '.join(words)}" if words else "; none is known"
 

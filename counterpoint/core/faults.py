@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from counterpoint.core.events import Event
-from counterpoint.core.remedy import Remedy
+from counterpoint.core.remedy import Remedy, Way
 
 __all__ = ["CODES", "Fault", "Terms"]
 
@@ -65,15 +65,19 @@ class Fault:
 
     ``code`` is one of ``CODES`` and stable; ``message`` says what clashes with what, where and why; ``fix`` what to
     change, in the terms of whoever wrote the composition; ``algorithms`` names the parties, ``event`` the span at which
-    they clash. ``remedies`` is the fix as data, for ``counterpoint.core.mend.mend``; empty where only the user knows.
+    they clash. ``remedies`` is the fix as data, for ``counterpoint.core.mend.mend``; empty where only a person can
+    decide. ``ways`` are all ways out that ``fix`` words, the one of ``remedies`` first; those that hold a ``Decide``
+    leave something to a person. The checker starts from every way that comes into question, and keeps those that lead
+    on.
     """
 
     code: str
     message: str
-    fix: str
+    fix: str = ""
     algorithms: tuple[str, ...] = ()
     event: Event | None = None
     remedies: tuple[Remedy, ...] = ()
+    ways: tuple[Way, ...] = ()
 
     def __str__(self) -> str:
         at = f" at each {self.event.value}:" if self.event else ""

@@ -16,12 +16,14 @@ class Clock:
 
     steps_per_epoch: int | None = None
     total: int | None = None
+    unstated: str = "max_duration"
+    """What must be stated for ``total`` to be known."""
 
     def batches(self, duration: Duration) -> int:
         """Return a duration in device batches; raises ``LookupError`` naming what would have to be stated."""
         count = duration.batches(steps_per_epoch=self.steps_per_epoch, total=self.total)
         if count is None:
-            raise LookupError("steps_per_epoch" if duration.unit == "ep" else "max_duration")
+            raise LookupError("steps_per_epoch" if duration.unit == "ep" else self.unstated)
         return count
 
 

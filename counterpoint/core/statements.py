@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 import pydantic
@@ -14,11 +13,11 @@ from counterpoint.core.algorithm import Algorithm
 from counterpoint.core.arguments import MOST, flag, shown, whole_number
 from counterpoint.core.durations import Duration
 from counterpoint.core.effects import Contract
-from counterpoint.core.errors import ArgumentError, nearest
+from counterpoint.core.errors import ArgumentError, close_to, nearest
 from counterpoint.core.facts import Facts
 from counterpoint.core.faults import Fault, Terms
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Field, Kind, Task
-from counterpoint.core.remedy import State
+from counterpoint.core.remedy import Decide, State
 from counterpoint.core.schedule import Clock
 
 __all__ = ["Statements", "stated"]
@@ -105,10 +104,10 @@ class Statements(pydantic.BaseModel):
     def facts(self, faults: list[Fault]) -> Facts:
         """Return what is stated of the data and the run; what is unknown or contradictory becomes a fault."""
         faults += _contradictions(self)
-        kinds = [_inputs(kind, self.terms, faults) for kind in self.model_inputs or ()]
+        kinds = [_inputs(kind, faults) for kind in self.model_inputs or ()]
         return Facts(
-            _task(self.task, self.terms, faults),
-            _inputs(self.inputs, self.terms, faults),
+            _task(self.task, faults),
+            _inputs(self.inputs, faults),
             self.num_classes,
             self.batch_size,
             _clock(self, faults),
@@ -184,37 +183,41 @@ def _contradictions(given: Statements) -> Iterator[Fault]:
         yield Fault("bad-argument", message, "leave compile out", remedies=(State({"compile": False}),))
 
 
-def _task(given: object, terms: Terms, faults: list[Fault]) -> Task:
+def _task(given: object, faults: list[Fault]) -> Task:
     if isinstance(given, Task):
         return given
     if isinstance(given, str) and given in TASKS:
         return TASKS[given]
     said = "the task is not stated" if given is None else f"there is no task {shown(given)}{_near(given, TASKS)}"
-    close = _closest(given, TASKS, "multiclass")
-    fix = f"state {terms.text('task', close)}; tasks are {', '.join(TASKS)}"
-    faults.append(Fault("task-unstated", said, fix))
+    likely: dict[str, None] = dict.fromkeys([*_close(given, TASKS), *TASKS])
+    choice = Decide(f"decide which it is: tasks are {', '.join(TASKS)}")
+    faults.append(Fault("task-unstated", said, ways=(*((State({"task": name}),) for name in likely), (choice,))))
     return TASKS["multiclass"]
 
 
-def _inputs(given: object, terms: Terms, faults: list[Fault]) -> Kind:
+OTHER_WORDS = {"text": "tokens", "ids": "tokens", "pixels": "image", "uint8": "bytes", "vectors": "features"}
+"""Words for inputs that others use, with the kinds that they mean."""
+
+
+def _inputs(given: object, faults: list[Fault]) -> Kind:
     known = {kind.name: kind for kind in INPUT_KINDS}
     if isinstance(given, Kind) and given.field is Field.INPUTS:
         return given
     if isinstance(given, str) and given in known:
         return known[given]
-    fix = f"state {terms.text('inputs', _closest(given, known, 'image'))}"
+    meant = [OTHER_WORDS[given]] if isinstance(given, str) and given in OTHER_WORDS else _close(given, known)
+    ways = tuple((State({"inputs": name}),) for name in dict.fromkeys([*meant, *known]))
     said = f"'{given}', a kind of {given.field.value}" if isinstance(given, Kind) else shown(given)
-    faults.append(Fault("inputs-unknown", f"there are no inputs of kind {said}{_near(given, known)}", fix))
-    return IMAGE
+    faults.append(Fault("inputs-unknown", f"there are no inputs of kind {said}{_near(given, known)}", ways=ways))
+    return known[meant[0]] if meant else IMAGE
 
 
 def _near(given: object, known: Mapping[str, Any]) -> str:
     return nearest(given if isinstance(given, str) else "", known)
 
 
-def _closest(given: object, known: Mapping[str, Any], other: str) -> str:
-    close = get_close_matches(given, known, n=1) if isinstance(given, str) else []
-    return close[0] if close else other
+def _close(given: object, known: Mapping[str, Any]) -> list[str]:
+    return close_to(given, known) if isinstance(given, str) else []
 
 
 def _clock(given: Statements, faults: list[Fault]) -> Clock:
@@ -225,4 +228,5 @@ def _clock(given: Statements, faults: list[Fault]) -> Clock:
         message = f"max_duration is {str(given.max_duration)!r}, which is less than one batch"
         faults.append(_wrong("max_duration", message, given.terms, None))
         total = None
-    return Clock(given.steps_per_epoch, total)
+    epochs = given.max_duration.unit == "ep" and given.steps_per_epoch is None
+    return Clock(given.steps_per_epoch, total, "steps_per_epoch" if epochs else "max_duration")

@@ -125,9 +125,9 @@ def test_the_fix_makes_it_act(method: Any) -> None:
 @pytest.mark.kind("21")
 def test_the_fix_is_worded_for_who_reads_it() -> None:
     (fault,) = refused([SWA(start="50ep")], terms=Terms.YAML)
-    assert fault.fix == "set its start to `start: 9ba` or earlier, or make the run longer"
+    assert fault.fix == "set `start: 9ba` of swa, or leave swa out, or make the run longer"
     (fault,) = refused([SWA(start="50ep")])
-    assert fault.fix == "set its start to start='9ba' or earlier, or make the run longer"
+    assert fault.fix == "set start='9ba' of swa, or leave swa out, or make the run longer"
 
 
 @pytest.mark.kind("21")

@@ -145,7 +145,7 @@ def test_the_fix_writes_the_number_that_was_meant() -> None:
     assert faults(num_classes="3")[0].fix == "state num_classes=3"
     assert faults(num_classes=12.0)[0].fix == "state num_classes=12"
     assert faults(num_classes=0.0)[0].fix == "state num_classes=10"
-    assert faults(batch_size="x", terms=Terms.YAML)[0].fix == "state `batch_size: 32`"
+    assert faults(batch_size="x", terms=Terms.YAML)[0].fix == "state `batch_size: 32` of the data"
     assert faults(compile="x", terms=Terms.YAML)[0].fix == "state `compile: false`"
     assert faults(contract="first_step")[0].fix == "state contract='first_steps'"
     assert "did you mean 'first_steps'" in faults(contract="first_step")[0].message

@@ -1,0 +1,105 @@
+"""Which way out of a fault to offer: one that leads on, tried by checking the changed composition."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from counterpoint.core.errors import CounterpointError
+from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.mend import mend
+from counterpoint.core.remedy import Decide, Drop, State, Way, decides
+from counterpoint.core.wording import in_terms, worded
+
+__all__ = ["Check", "advise"]
+
+Check = Callable[[Sequence[object], Mapping[str, Any]], Sequence[Fault]]
+"""Returns the faults of a list of algorithms under the facts stated of them, without advice."""
+
+TRIES, DEPTH, OFFERED = 400, 4, 2
+UNDECIDED = "decide which of the parties to leave out, or what else to change: no change that was tried leads on"
+
+
+class _Trial:
+    """The faults of one composition, and what becomes of them when it is changed."""
+
+    def __init__(
+        self, faults: Sequence[Fault], listed: Sequence[object], stated: Mapping[str, Any], check: Check, terms: Terms
+    ) -> None:
+        self.listed, self.stated, self.terms = listed, stated, terms
+        self.before = Counter(fault.code for fault in faults)
+        self.left = TRIES
+        self._check = check
+
+    def leads_on(self, fault: Fault, way: Way) -> Way | None:
+        """Return a way that removes a fault and brings none of another code, the given one or a longer one."""
+        wanted = self.before - Counter([fault.code])
+        for _ in range(DEPTH):
+            after = self._after(way)
+            if after is None:
+                return None
+            brought = [other for other in after if Counter(o.code for o in after)[other.code] > wanted[other.code]]
+            if not brought:
+                return way
+            further = next((more for other in brought for more in self._ways(other) if not decides(more)), None)
+            if further is None or brought[0].code == fault.code:
+                return None
+            way = (*way, *further)
+        return None
+
+    def _ways(self, fault: Fault) -> list[Way]:
+        return in_terms(fault.ways or ((fault.remedies,) if fault.remedies else ()), self.terms)
+
+    def ways(self, fault: Fault) -> list[Way]:
+        """Return the ways out of a fault that a program can go, and behind them to leave out one of its parties."""
+        out = [(Drop(name),) for name in reversed(fault.algorithms)]
+        return list(dict.fromkeys([*(way for way in self._ways(fault) if not decides(way)), *out]))
+
+    def decisions(self, fault: Fault) -> list[Way]:
+        return [way for way in self._ways(fault) if decides(way)]
+
+    def _after(self, way: Way) -> Sequence[Fault] | None:
+        if self.left <= 0:
+            return None
+        self.left -= 1
+        try:
+            return self._check(*mend(self.listed, self.stated, way))
+        except (CounterpointError, LookupError, TypeError, ValueError):  # the change itself cannot be made
+            return None
+
+
+def advise(
+    faults: Sequence[Fault], listed: Sequence[object], stated: Mapping[str, Any], check: Check, terms: Terms
+) -> list[Fault]:
+    """Return faults whose fixes lead on: each removes its fault, and brings none that checking can foresee.
+
+    A way that brings another fault is made longer by the way out of that one. Where no change leads on, the fix says
+    what a person must decide.
+    """
+    trial = _Trial(faults, listed, stated, check, terms)
+    return [_advised(fault, trial) for fault in faults]
+
+
+def _advised(fault: Fault, trial: _Trial) -> Fault:
+    offered: list[Way] = []
+    own = len(trial._ways(fault))
+    for place, way in enumerate(trial.ways(fault)):
+        if len(offered) == OFFERED or (offered and place >= own):
+            break
+        found = trial.leads_on(fault, way)
+        if found is None or (offered and (found != way or _same(found, offered[0]))):
+            continue
+        offered.append(found)
+    decisions = trial.decisions(fault)
+    if not offered and not decisions:
+        decisions = [(Decide(fault.fix or UNDECIDED),)]
+    ways = (*offered, *decisions)
+    return replace(worded(fault, ways, trial.listed, trial.terms), ways=ways)
+
+
+def _same(way: Way, other: Way) -> bool:
+    """Whether two ways state the same facts, with other values."""
+    facts = [[remedy.facts.keys() for remedy in each if isinstance(remedy, State)] for each in (way, other)]
+    return way == other or (facts[0] == facts[1] != [])

@@ -1,0 +1,102 @@
+"""Faulty compositions, and what becomes of them when their fixes are followed one after another."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
+from torch import nn
+
+import counterpoint as cp
+from counterpoint.core import Terms
+from counterpoint.core.mend import mend
+from counterpoint.core.remedy import decides
+from tests.laws.draft import altered
+from tests.laws.mistakes import BY_THE_MODEL, MISTAKES, an_unknown_loss
+from tests.laws.settings import registered
+from tests.laws.strategy import a_draft, an_algorithm, fill
+
+UNSTATED = ("num_classes", "batch_size", "steps_per_epoch", "max_duration", "task")
+LOSSES = (
+    nn.HuberLoss(),
+    nn.MSELoss(),
+    nn.BCEWithLogitsLoss(),
+    nn.CrossEntropyLoss(label_smoothing=0.1),
+    an_unknown_loss,
+)
+
+
+ONLY_IN_PYTHON = {
+    "task-unstated",
+    "inputs-unknown",
+    "classes-unstated",
+    "duration-unknown",
+    "loss-unknown",
+    "model-inputs",
+}
+"""Mistakes in what a config does not state, because its data or its model do."""
+
+
+def faulty(number: int, terms: Terms) -> tuple[list[Any], dict[str, Any]]:
+    """Return a list and facts with up to three mistakes, most of which cause faults."""
+    dice = Random(number)
+    draft = a_draft(dice)
+    fill(dice, draft)
+    python = terms is Terms.PYTHON
+    aims = MISTAKES.keys() - BY_THE_MODEL - (set() if python else ONLY_IN_PYTHON)
+    for aim in dice.sample(sorted(aims), dice.choice([1, 1, 2, 3])):
+        MISTAKES[aim](dice, draft)
+    for _ in range(dice.choice([0, 0, 1, 2])):  # a method that need not fit, a wish that need not hold
+        draft.add(an_algorithm(dice, dice.choice(sorted(registered())), draft))
+    if python and dice.random() < 0.2:
+        draft.facts[dice.choice(UNSTATED)] = None
+    if python and dice.random() < 0.2:
+        draft.facts |= {"loss": dice.choice(LOSSES), "loss_accepts": dice.choice([None, None, {"index"}, {"dense"}])}
+    if dice.random() < 0.2:
+        draft.facts["max_duration"] = dice.choice(["3ep", "0.5ep", "7ba"])
+    names = [*draft.names(), "nobody"]
+    for place, item in enumerate(draft.listed):
+        if isinstance(item, cp.Algorithm) and dice.random() < 0.15:
+            draft.listed[place] = altered(item, **{dice.choice(["after", "before"]): (dice.choice(names),)})
+        elif isinstance(item, cp.Algorithm) and dice.random() < 0.2:
+            draft.listed[place] = item.component()
+    return draft.listed, draft.facts
+
+
+def faults_of(listed: Sequence[object], facts: dict[str, Any], terms: Terms) -> tuple[cp.Fault, ...]:
+    try:
+        cp.compose(listed, terms=terms, **facts)
+    except cp.CompositionError as error:
+        return error.faults
+    return ()
+
+
+def follow(listed: Sequence[object], facts: dict[str, Any], dice: Random, terms: Terms) -> Counter[str]:
+    """Apply fix after fix until the composition is right; return how often which code was met.
+
+    Raises ``AssertionError`` where a fix leaves its fault or brings another, and where nothing leads on.
+    """
+    met: Counter[str] = Counter()
+    faults = faults_of(listed, facts, terms)
+    rounds = len(faults)
+    while faults:
+        for fault in faults:
+            assert fault.fix, fault
+            assert fault.remedies or decides(fault.ways[0]), fault
+            assert "  " not in fault.fix, fault
+        open_to_programs = [fault for fault in faults if fault.remedies]
+        met.update(fault.code for fault in faults)
+        if not open_to_programs:
+            met["decided by a person"] += 1
+            return met
+        fault = dice.choice(open_to_programs)
+        listed, facts = mend(listed, facts, fault.remedies)
+        after = faults_of(listed, facts, terms)
+        wanted = Counter(other.code for other in faults) - Counter([fault.code])
+        brought = Counter(other.code for other in after) - wanted
+        assert not brought, f"{fault}\n{fault.remedies}\nbrought\n" + "\n".join(map(str, after))
+        faults, rounds = after, rounds - 1
+    assert rounds >= 0
+    return met
