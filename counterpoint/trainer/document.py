@@ -83,6 +83,8 @@ def _problem(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem is None:
         return f"not YAML: {' '.join(str(error).split())}"
     line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+    if "nesting depth" in error.problem:  # PyYAML counts levels itself since 6.0.4
+        return f"{line}nested too deeply to be a config"
     return f"{line}not YAML: {error.problem}"
 
 
