@@ -44,7 +44,7 @@ def main() -> int:
         (FOLDER / "outcomes.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
     if not given.only:
         (ROOT / "docs" / "mutation.md").write_text(
-            page(outcomes, given.seed, version("counterpoint")), encoding="utf-8"
+            page(outcomes, given.seed, version("counterpoint"), given.tests), encoding="utf-8"
         )
     noticed = sum(outcome.by != NOTHING for outcome in outcomes)
     print(f"{noticed} of {len(outcomes)} mutants noticed")

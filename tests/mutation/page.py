@@ -25,10 +25,15 @@ class Outcome:
     by: str
 
 
-def page(outcomes: Iterable[Outcome], seed: int, version: str) -> str:
+def page(outcomes: Iterable[Outcome], seed: int, version: str, tests: list[str]) -> str:
     """Return the page for what was tried."""
     counted = [outcome for outcome in outcomes if outcome.by != IMPORT]
-    lines = [HEAD, f"Version {version}, seed {seed}. Mutants that cannot be imported are not counted.", ""]
+    given = ", ".join(tests)
+    lines = [
+        HEAD,
+        f"Version {version}, seed {seed}, tests in {given}. Mutants that cannot be imported are not counted.",
+        "",
+    ]
     lines += ["| area | mutants | noticed | score |", "| --- | --- | --- | --- |"]
     for area in AREAS:
         lines += [_row(area, [outcome for outcome in counted if outcome.mutant.area == area])]
