@@ -44,7 +44,7 @@ def mending_helps(case: Composition, faults: tuple[cp.Fault, ...], tally: Tally)
         # A remedy names its method, so those that share a name must be told apart first.
         if not fault.remedies or (shared and fault.code != "duplicate-id"):
             continue
-        algorithms, facts = mend(listed, case.facts, fault.remedies)
+        algorithms, facts = mend(case.algorithms, case.facts, fault.remedies)
         key = fault.code, fault.algorithms
         before = Counter((other.code, other.algorithms) for other in faults)
         after = Counter((other.code, other.algorithms) for other in faults_of(algorithms, facts))
