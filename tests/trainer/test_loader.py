@@ -77,7 +77,7 @@ def test_its_batches_are_trained_as_they_are() -> None:
         {"num_workers": 1},
         {"batch_size": None, "shuffle": None, "batch_sampler": None},
     ],
-    ids=str,
+    ids=["plain", "generator", "drop_last", "worker", "batch_sampler"],
 )
 def test_a_resumed_run_sees_the_same_batches(settings: dict[str, Any], tmp_path: Path) -> None:
     def make() -> DataLoader[Any]:
