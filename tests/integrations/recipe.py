@@ -195,7 +195,7 @@ def reference(microbatches: int = 1, *, grouped: bool = True, sam: bool = False)
             _ascend(composed, net, edited)
         clip_grad_norm_(net.parameters(), THRESHOLD)
         sgd.step()
-        now, moved = weights(net), 1 - 0.5 ** (1 / HALF_LIFE)
+        now, moved = weights(net), 1 - 0.5 ** ((microbatches if grouped else 1) / HALF_LIFE)
         average = {name: average[name].lerp(now[name], moved) for name in now} if step else now
     return Result(weights(net), average, losses)
 
