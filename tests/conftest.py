@@ -13,9 +13,11 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def _environment() -> Iterator[None]:
-    """Put the environment back after each test: loops that start processes leave addresses and ranks in it."""
+    """Restore the environment after each test: loops that start processes leave addresses, ranks and groups in it."""
     before = dict(os.environ)
     yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     if dict(os.environ) != before:
         os.environ.clear()
         os.environ.update(before)
