@@ -75,3 +75,5 @@ def test_the_page_of_mutants_adds_up() -> None:
     assert [sum(column) for column in zip(*table.values(), strict=True)] == [mutants, noticed]
     assert text.count("```diff") == mutants - noticed
     assert f"Version {version('counterpoint')}," in text
+    told = re.findall(r"^- (.*), seed \d+: `", text, re.MULTILINE)
+    assert told == [area for area, (count, _) in table.items() if count]

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from counterpoint.integrations.transformers_batches import batches_in, counted, weighed_loss
+import counterpoint as cp
+from counterpoint.core.describe import describe_draws
+from counterpoint.integrations.transformers_batches import batches_in, counted, describe_batches, weighed_loss
 from tests.integrations.lit import compose
 
 pytestmark = pytest.mark.kind("30")
@@ -56,3 +58,14 @@ def test_samples_that_are_there_twice_are_left_out_of_the_loss() -> None:
     assert weighed_loss(plan, logits, targets, 0).tolist() == [0, 0]
     ignored = torch.full((6,), -100)
     assert weighed_loss(plan, logits, ignored, 6).tolist() == [0, 0]
+
+
+def test_the_draws_of_each_open_batch_are_told() -> None:
+    plan = cp.compose(["mixup"], loss=nn.CrossEntropyLoss(), task="multiclass", num_classes=3, inputs="features")
+    model = nn.Linear(2, 3)
+    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with engine.batch(torch.rand(4, 2), torch.arange(4) % 3), engine.batch(torch.rand(4, 2), torch.arange(4) % 3):
+        told = describe_batches(engine, 2).split(" | ")
+    spec = cp.BatchSpec(4, (2,), 3)
+    assert told == [describe_draws(plan.draws(step, spec)) for step in range(2)]
+    assert told[0] != told[1]

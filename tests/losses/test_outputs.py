@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.core.fitting import check_model
-from counterpoint.losses import LOG_PROBABILITIES, LOGITS, PROBABILITIES, resolve_loss
+from counterpoint.losses import LOG_PROBABILITIES, LOGITS, PROBABILITIES, BinaryFocalLoss, FocalLoss, resolve_loss
 
 INFINITE = float("inf")
 LOSSES: dict[str, tuple[nn.Module, str]] = {
@@ -153,3 +153,26 @@ def test_a_compiled_loss_is_one_graph() -> None:
     compiled = torch.compile(plan.loss, backend="eager", fullgraph=True)
     right = torch.zeros(2, 5).log_softmax(1)
     assert torch.equal(compiled(right, torch.tensor([0, 4])), plan.loss(right, torch.tensor([0, 4])))
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("loss", "task", "right"),
+    [
+        (nn.CrossEntropyLoss(), "multiclass", torch.zeros(5, 5)),
+        (FocalLoss(), "multiclass", torch.zeros(5, 5)),
+        (nn.NLLLoss(), "multiclass", torch.zeros(5, 5).log_softmax(1)),
+        (nn.KLDivLoss(reduction="batchmean"), "multiclass", torch.zeros(5, 5).log_softmax(1)),
+        (nn.BCEWithLogitsLoss(), "multilabel", torch.zeros(5, 5)),
+        (BinaryFocalLoss(), "multilabel", torch.zeros(5, 5)),
+        (nn.BCELoss(), "multilabel", torch.full((5, 5), 0.2)),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_outputs_of_another_number_of_classes_are_refused(loss: nn.Module, task: str, right: Tensor) -> None:
+    """Also where the targets would fit them, which torch computes without a word."""
+    plan, targets = plan_for(loss, task), targets_for(task, loss)
+    assert torch.isfinite(plan.loss(right, targets))
+    fewer = targets[:, :4] if targets.ndim == 2 else targets.clamp(max=3)
+    with pytest.raises(cp.DataError, match=rf"the loss {type(loss).__name__} takes outputs of shape \(N, 5, ...\)"):
+        plan.loss(right[:, :4], fewer)

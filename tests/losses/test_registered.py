@@ -181,3 +181,39 @@ def test_every_setting_is_described(config: type[BaseModel]) -> None:
     assert schema["additionalProperties"] is False
     assert schema["properties"]
     assert all(setting["description"] for setting in schema["properties"].values())
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("settings", CLASSES)
+def test_each_setting_says_what_it_is(settings: type[BaseModel]) -> None:
+    own = {name: field.description for name, field in settings.model_fields.items() if name != "name"}
+    assert all(own.values()), own
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("settings", [CrossEntropy, NegativeLogLikelihood])
+def test_ignored_indices_are_whole_numbers_of_64_bits(settings: type[BaseModel]) -> None:
+    """The limits are those of torch.int64, found by the type itself."""
+    limits = torch.iinfo(torch.int64)
+    for index in (limits.min, -101, limits.max):
+        assert settings.model_validate({"ignore_index": index}).model_dump()["ignore_index"] == index
+    for index in (limits.min - 1, limits.max + 1):
+        with pytest.raises(ValidationError, match="ignore_index"):
+            settings.model_validate({"ignore_index": index})
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (settings, key)
+        for settings in CLASSES
+        for key in ("weight", "alpha", "pos_weight", "label_smoothing", "gamma")
+        if key in settings.model_fields
+    ],
+)
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_settings_are_finite(settings: type[BaseModel], key: str, value: float) -> None:
+    for given in (value, [1.0, value]):
+        with pytest.raises(ValidationError, match=key):
+            settings.model_validate({key: given})

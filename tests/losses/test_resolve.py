@@ -231,3 +231,15 @@ def test_the_public_names_are_exact() -> None:
         held = getattr(counterpoint.losses, name)
         own = getattr(counterpoint.losses.outputs, name, None)
         assert held is own if own is not None else name == "Loss" or held.__name__ == name
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError])
+def test_settings_that_a_module_refuses_are_a_fault(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: nn.Module, weight: object = None) -> None:
+        raise error("no such weight")
+
+    monkeypatch.setattr(nn.CrossEntropyLoss, "__init__", refuse)
+    loss = functools.partial(nn.functional.cross_entropy, weight=3)
+    with pytest.raises(ConfigError, match=r"cross_entropy cannot have the settings .*weight.*: no such weight"):
+        resolve_loss(loss)

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from tests.mutation.cover import Cover, measure
 from tests.mutation.mutants import AREAS, ROOT, TREE, Mutant, files, sample
-from tests.mutation.page import Outcome, page
+from tests.mutation.page import Outcome, Run, page
 from tests.mutation.trial import NOTHING, OPTIONS, forked, noticed_by
 
 FOLDER = TREE.parent
@@ -34,21 +35,36 @@ def main() -> int:
     importlib.import_module("torch").set_num_threads(1)
     _copy(TREE)
     cover = _cover(TREE, given.tests, given.renew)
-    outcomes = []
-    for mutant in [mutant for area in given.areas for mutant in sample(area, given.sample, given.seed, given.only)]:
-        outcomes.append(Outcome(mutant, _try(TREE, mutant, cover)))
-        by = outcomes[-1].by
-        print(f"{mutant.file}:{mutant.line} {mutant.operator}: {by}", flush=True)
-        if by == NOTHING:
-            print(mutant.diff(), flush=True)
-        (FOLDER / "outcomes.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+    runs = {
+        area: Run(given.seed, given.tests, _outcomes(sample(area, given.sample, given.seed, given.only), cover))
+        for area in given.areas
+    }
     if not given.only:
-        (ROOT / "docs" / "mutation.md").write_text(
-            page(outcomes, given.seed, version("counterpoint"), given.tests), encoding="utf-8"
-        )
+        _keep(runs)
+    outcomes = [outcome for run in runs.values() for outcome in run.counted]
     noticed = sum(outcome.by != NOTHING for outcome in outcomes)
     print(f"{noticed} of {len(outcomes)} mutants noticed")
     return int(noticed < given.least / 100 * len(outcomes))
+
+
+def _outcomes(mutants: list[Mutant], cover: Cover) -> list[Outcome]:
+    """Try mutants one after another, and print what noticed each."""
+    found = []
+    for mutant in mutants:
+        found.append(Outcome(mutant, _try(TREE, mutant, cover), mutant.diff()))
+        print(f"{mutant.file}:{mutant.line} {mutant.operator}: {found[-1].by}", flush=True)
+        if found[-1].by == NOTHING:
+            print(found[-1].change, flush=True)
+    return found
+
+
+def _keep(runs: dict[str, Run]) -> None:
+    """Renew the page; areas that were not tried now stay as they were in the last run of this folder."""
+    path = FOLDER / "runs.json"
+    kept = TypeAdapter(dict[str, Run])
+    runs = {**(kept.validate_json(path.read_bytes()) if path.exists() else {}), **runs}
+    path.write_bytes(kept.dump_json(runs, indent=1))
+    (ROOT / "docs" / "mutation.md").write_text(page(runs, version("counterpoint")), encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -82,7 +98,7 @@ def _copy(tree: Path) -> None:
 
 
 def _cover(tree: Path, tests: list[str], renew: bool) -> Cover:
-    kept = FOLDER / f"cover-{'+'.join(tests).replace('/', '.')}.json"
+    kept = FOLDER / f"cover-{sha256(' '.join(tests).encode()).hexdigest()[:16]}.json"
     if renew or not kept.exists():
         options = [option for option in OPTIONS if option != "-x"]
         every = [file for area in AREAS for file in files(area)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.mutation.mutants import AREAS, Mutant
@@ -19,30 +19,43 @@ release ([CONTRIBUTING](../CONTRIBUTING.md)).
 
 @dataclass(frozen=True)
 class Outcome:
-    """What noticed a mutant: a test, the time limit, or nothing."""
+    """What noticed a mutant: a test, the time limit, or nothing. ``change`` has the lines that differ."""
 
     mutant: Mutant
     by: str
+    change: str
 
 
-def page(outcomes: Iterable[Outcome], seed: int, version: str, tests: list[str]) -> str:
-    """Return the page for what was tried."""
-    counted = [outcome for outcome in outcomes if outcome.by != IMPORT]
-    given = ", ".join(tests)
-    lines = [
-        HEAD,
-        f"Version {version}, seed {seed}, tests in {given}. Mutants that cannot be imported are not counted.",
-        "",
-    ]
+@dataclass(frozen=True)
+class Run:
+    """The last run of an area: the seed of its sample, the tests it chose from, and what noticed each mutant."""
+
+    seed: int
+    tests: list[str]
+    outcomes: list[Outcome]
+
+    @property
+    def counted(self) -> list[Outcome]:
+        """The outcomes of mutants that can be imported."""
+        return [outcome for outcome in self.outcomes if outcome.by != IMPORT]
+
+
+def page(runs: Mapping[str, Run], version: str) -> str:
+    """Return the page for the last run of each area."""
+    about = "the last run of each area. Mutants that cannot be imported are not counted"
+    lines = [HEAD, f"Version {version}, {about}.", ""]
     lines += ["| area | mutants | noticed | score |", "| --- | --- | --- | --- |"]
-    for area in AREAS:
-        lines += [_row(area, [outcome for outcome in counted if outcome.mutant.area == area])]
-    lines += [_row("all", counted), ""]
-    survivors = [outcome.mutant for outcome in counted if outcome.by == NOTHING]
-    lines += ["## What nothing noticed", ""]
-    for mutant in sorted(survivors, key=lambda mutant: (mutant.file, mutant.line)):
+    lines += [_row(area, runs[area].counted if area in runs else []) for area in AREAS]
+    counted = [outcome for run in runs.values() for outcome in run.counted]
+    lines += [_row("all", counted), "", "## The tests of each area", ""]
+    for area in (area for area in AREAS if area in runs):
+        lines += [f"- {area}, seed {runs[area].seed}: {', '.join(f'`{test}`' for test in runs[area].tests)}"]
+    lines += ["", "## What nothing noticed", ""]
+    survivors = [outcome for outcome in counted if outcome.by == NOTHING]
+    for outcome in sorted(survivors, key=lambda outcome: (outcome.mutant.file, outcome.mutant.line)):
+        mutant = outcome.mutant
         lines += [f"`{mutant.file}`, line {mutant.line}, {mutant.definition or 'the module'}:", ""]
-        lines += ["```diff", mutant.diff(), "```", ""]
+        lines += ["```diff", outcome.change, "```", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterpoint.trainer.metrics import EvaluationMetrics, ExpectedAccuracy, MeanLoss, TrainingMetrics
+from counterpoint.trainer.metrics import (
+    ClassAccuracy,
+    EvaluationMetrics,
+    ExpectedAccuracy,
+    MeanLoss,
+    TrainingMetrics,
+)
 from counterpoint.trainer.spec import DataSpec
 
 SPEC = DataSpec("multiclass", "features", (4,), 5)
@@ -132,3 +138,38 @@ def test_the_accuracy_of_each_class_is_over_its_examples() -> None:
         {"evaluation_accuracy/a": 1.0, "evaluation_accuracy/b": 1 / 3, "evaluation_accuracy/c": 1.0}
     )
     assert EvaluationMetrics(SPEC).by_class() == {}
+
+
+@pytest.mark.kind("30")
+def test_labels_out_of_range_count_for_no_class() -> None:
+    metric = ClassAccuracy(3)
+    metric.update(torch.eye(3)[[0, 1, 2, 2]], torch.tensor([0, -100, 3, 1]))
+    assert (metric.count.tolist(), metric.right.tolist()) == ([1, 1, 0], [1, 0, 0])
+
+
+@pytest.mark.kind("30")
+def test_each_sum_is_taken_up_by_one_process_alone() -> None:
+    """Two processes go on from the sums of both: 6 examples of mean loss 2, and 4 of them right."""
+    saved = TrainingMetrics(SPEC, dense=False)
+    outputs, labels = torch.eye(5)[[0, 1, 2, 3, 0, 0]], torch.tensor([0, 1, 2, 3, 4, 4])
+    saved.update(torch.tensor(2.0), 6, outputs, labels)
+    ranks = [TrainingMetrics(SPEC, dense=False) for _ in range(2)]
+    for rank, metrics in enumerate(ranks):
+        metrics.load_state_dict(saved.state_dict(), share=1.0 if rank == 0 else 0.0)
+    sums = [{name: value.item() for name, value in metrics.state_dict().items()} for metrics in ranks]
+    assert sums[0] == {"loss.total": 12, "loss.weight": 6, "accuracy.total": 4, "accuracy.weight": 6}
+    assert set(sums[1].values()) == {0}
+    assert ranks[0].local_accuracy() == {"accuracy": pytest.approx(4 / 6)}
+
+
+@pytest.mark.kind("30")
+def test_the_likeliest_class_of_dense_evaluation_targets_is_the_right_one() -> None:
+    metrics = EvaluationMetrics(DataSpec("multiclass", "features", (4,), 3, ("a", "b", "c")))
+    targets = torch.tensor([[0.6, 0.4, 0.0], [0.3, 0.7, 0.0], [0.1, 0.2, 0.7], [0.5, 0.1, 0.4]])
+    metrics.update(torch.tensor(1.0), 4, torch.eye(3)[[0, 0, 2, 2]], targets)
+    assert metrics.compute()["evaluation_accuracy"] == 0.5
+    assert metrics.by_class() == {
+        "evaluation_accuracy/a": 0.5,
+        "evaluation_accuracy/b": 0.0,
+        "evaluation_accuracy/c": 1.0,
+    }

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from counterpoint.core.errors import NonFiniteLossError
 from counterpoint.trainer.watch import LossWatch, describe_draws
@@ -60,3 +60,26 @@ def test_draws_are_a_line() -> None:
         "cutout: boxes [[0, 0], [0, 0]], count 3; one_of: mixup; pair: 0 1, 1 [2.0]"
     )
     assert describe_draws({}) == "none"
+
+
+@pytest.mark.kind("30")
+def test_broken_weights_are_named_with_the_step_that_broke_them() -> None:
+    """Two of three layers, of which the frozen one is left alone; of many at most eight are named."""
+    model = nn.Sequential(*(nn.Linear(1, 1) for _ in range(3)))
+    watch = LossWatch(go_back="go back")
+    watch.check_weights(7, model)
+    with torch.no_grad():
+        model[0].weight.fill_(float("nan"))
+        model[2].bias.fill_(float("-inf"))
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 6: its update made weights NaN or infinite: 0\.weight, 2\.bias\. .*go back"
+    ):
+        watch.check_weights(7, model)
+    model[0].requires_grad_(False)
+    with pytest.raises(NonFiniteLossError, match=r"infinite: 2\.bias\. "):
+        watch.check_weights(7, model)
+    many = nn.Sequential(*(nn.Linear(1, 1) for _ in range(5)))
+    for value in many.parameters():
+        nn.init.constant_(value, float("inf"))
+    with pytest.raises(NonFiniteLossError, match=r"infinite: 0\.weight, .*, 3\.bias\. "):
+        watch.check_weights(7, many)
