@@ -133,7 +133,7 @@ moving_average = _check.checked(
 )
 sam_perturbation = _check.checked(
     sam.sam_perturbation,
-    weights=_check.sequence(_arguments.FLOATING_TENSOR),
+    weights=_check.sequence(_arguments.FLOATING_TENSOR, empty=True),
     gradients=_arguments.like_weights,
     rho=_check.real(0, math.inf),
     adaptive=_check.flags,

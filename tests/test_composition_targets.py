@@ -252,11 +252,16 @@ class TestWhatTheTargetsMayBe:
 
 
 class TestMasksForCutMix:
-    @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH + 1), (HEIGHT // 2, WIDTH // 2), (HEIGHT * WIDTH,)], ids=str)
+    @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH + 1), (HEIGHT // 2, WIDTH // 2)], ids=str)
     def test_of_other_positions_are_refused(self, shape: tuple[int, ...]) -> None:
         plan = plan_for([CutMix()], "segmentation")
         with pytest.raises(cp.DataError, match="positions"):
             plan(units(), torch.zeros(N, *shape, dtype=torch.int64), step=0)
+
+    def test_in_one_row_are_refused(self) -> None:
+        plan = plan_for([CutMix()], "segmentation")
+        with pytest.raises(cp.DataError, match=r"of shape \(N, H, W\), not torch.int64 of shape \(7, 108\)"):
+            plan(units(), torch.zeros(N, HEIGHT * WIDTH, dtype=torch.int64), step=0)
 
     def test_of_other_positions_still_mix(self) -> None:
         plan = plan_for([MixUp(alpha=1.0)], "segmentation")

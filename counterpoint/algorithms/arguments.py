@@ -41,7 +41,7 @@ def like_average(name: str, value: Any, given: Mapping[str, Any]) -> object:
 
 def like_weights(name: str, value: Any, given: Mapping[str, Any]) -> object:
     """Check a gradient for each weight, of its shape."""
-    found = sequence(FLOATING_TENSOR, like="weights")(name, value, given)
+    found = sequence(FLOATING_TENSOR, like="weights", empty=True)(name, value, given)
     for weight, gradient in zip(given["weights"], found if isinstance(found, list) else (), strict=True):
         if weight.shape != gradient.shape or weight.device != gradient.device:
             raise DataError(f"{name} holds tensors of the shapes of the weights, on their devices")

@@ -32,7 +32,7 @@ def shown(value: object) -> str:
         return f"{'a tensor' if isinstance(value, torch.Tensor) else 'a NumPy array'} of shape {tuple(value.shape)}"
     if isinstance(value, int) and value.bit_length() > _WRITTEN_OUT:
         return f"an integer of {value.bit_length()} bits"
-    if value is not None and not isinstance(value, int | float | complex | str | bytes | torch.Tensor):
+    if value is not None and not isinstance(value, int | float | complex | str | bytes | torch.Tensor | torch.dtype):
         return f"an object of type {type(value).__name__}"
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

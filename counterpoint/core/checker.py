@@ -115,7 +115,8 @@ def _order_faults(
     for edge, between in dict.fromkeys(order.contradictions):  # a wish may be written on both sides
         earlier, later = nodes[edge.first].identity, nodes[edge.second].identity
         way = " → ".join(nodes[position].name for position in between) + _why(edges, between)
-        ways: tuple[Way, ...] = ((Drop(later),), (Drop(earlier),))
+        listed = [nodes[place] for place in (edge.second, edge.first) if isinstance(nodes[place].work, Member)]
+        ways: tuple[Way, ...] = tuple((Drop(node.identity),) for node in listed)
         if edge.rank is Rank.WISH:
             message = f"{edge.reason}, against what has to hold: {way}"
             wishes = [

@@ -213,12 +213,17 @@ def one_of(*allowed: object) -> Check:
     return check
 
 
-def sequence(part: Check, *, like: str = "") -> Check:
-    """Return the check of a list or tuple, of which each part is checked; ``like`` names one that is as long."""
+def sequence(part: Check, *, like: str = "", empty: bool = False) -> Check:
+    """Return the check of a list or tuple and of each of its parts.
+
+    ``like`` names an argument that is as long; ``empty`` says that it may hold nothing.
+    """
 
     def check(name: str, value: Any, given: Mapping[str, Any]) -> object:
-        if not isinstance(value, list | tuple) or not value:
-            raise ArgumentError(f"{name} is {shown(value)}; it is a list or tuple that is not empty")
+        if not isinstance(value, list | tuple):
+            raise ArgumentError(f"{name} is {shown(value)}; it is a list or tuple")
+        if not (value or empty):
+            raise ArgumentError(f"{name} is an empty {type(value).__name__}; it holds at least one value")
         if like and len(value) != len(given[like]):
             raise ArgumentError(f"{name} holds {len(value)} values, and {like} {len(given[like])}: give as many")
         return [part(f"{name}[{place}]", item, given) for place, item in enumerate(value)]

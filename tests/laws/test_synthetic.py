@@ -11,6 +11,7 @@ import pytest
 import counterpoint as cp
 from counterpoint.core import Facts, Form, compose
 from counterpoint.core.kinds import TASKS
+from counterpoint.core.remedy import Drop
 from tests.laws.tally import Tally
 
 TABLE: list[cp.Declaration] = []
@@ -79,6 +80,19 @@ def planned(listed: list[Synthetic], tally: Tally | None = None) -> cp.Plan | fr
         if tally is not None:
             tally.codes.update({fault.code for fault in error.faults})
         return frozenset((fault.code, frozenset(fault.algorithms)) for fault in error.faults)
+
+
+@pytest.mark.kind("8")
+def test_a_fix_leaves_out_what_is_listed() -> None:
+    """A conversion is a step that no list names, so nobody can leave it out."""
+    (effect,) = Synthetic.declaration.transforms
+    later = cp.Edit(frozenset({cp.DENSE}), gives=cp.INDEX)
+    TABLE[:] = [cp.Declaration((replace(effect, edits={cp.Field.TARGETS: later}, unedited=True),))]
+    with pytest.raises(cp.CompositionError) as caught:
+        compose([Synthetic(number=0)], facts=Facts(TASKS["multiclass"], cp.UNIT, 4), resolve=lambda name: Synthetic)
+    (fault,) = [fault for fault in caught.value.faults if fault.code == "cyclic-order"]
+    assert fault.remedies == (Drop("synthetic"),)
+    assert "leave dense_targets out" not in fault.fix
 
 
 def hold(dice: random.Random, tally: Tally) -> None:

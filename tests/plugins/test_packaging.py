@@ -84,7 +84,8 @@ def brought_by(files: Iterable[Path]) -> set[str]:
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).partition(".")[0])
     packages = packages_distributions()
-    third_party = imported - set(sys.stdlib_module_names) - {"counterpoint"}
+    # _typeshed exists for type checkers alone: they bring it
+    third_party = imported - set(sys.stdlib_module_names) - {"counterpoint", "_typeshed"}
     # pydantic requires the exact version of its core
     return {canonicalize_name(name) for module in third_party for name in packages[module]} - {"pydantic-core"}
 
