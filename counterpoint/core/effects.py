@@ -67,6 +67,11 @@ class Law(Enum):
         _edit(Form.AVERAGE, acts=[Axis.SAMPLE], varies=[Axis.POSITION]),
     )
     """Regions taken from other samples, with targets by their share (CutMix)."""
+    PATCHWORK = (
+        _edit(Form.SELECT, acts=[Axis.SAMPLE, Axis.POSITION], varies=[Axis.SAMPLE, Axis.POSITION]),
+        _edit(Form.AVERAGE, acts=[Axis.SAMPLE, Axis.POSITION], varies=[Axis.SAMPLE, Axis.POSITION]),
+    )
+    """Regions taken from other positions of other samples, with targets by their share, or moved alike (RICAP)."""
     FILL = (
         _edit(Form.AFFINE, varies=[Axis.SAMPLE, Axis.POSITION], fills=0.0),
         _edit(Form.SELECT),
