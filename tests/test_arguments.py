@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,11 +54,23 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "Duration": (cp.Duration, {"value": 1.0, "unit": "ep"}),
     "Duration.parse": (cp.Duration.parse, {"text": "1ep"}),
     "BatchSpec": (cp.BatchSpec, {"size": 3, "shape": (1, 2), "num_classes": 2}),
-    "Kind": (cp.Kind, {"name": "a", "field": cp.Field.TARGETS, "meaning": ""}),
-    "Slot": (cp.Slot, {"name": "a", "why": "b"}),
-    "Claim": (cp.Claim, {"slot": cp.MIXING.slot, "shared": False, "amount": None}),
-    "Task": (cp.Task, {"name": "a", "targets": cp.INDEX, "classes": True}),
-    "Edit": (cp.Edit, {"needs": frozenset({cp.DENSE}), "acts": frozenset(), "varies": frozenset()}),
+    "Edit": (
+        cp.Edit,
+        {
+            "needs": frozenset({cp.DENSE}),
+            "gives": cp.DENSE,
+            "acts": frozenset(),
+            "varies": frozenset({cp.Axis.SAMPLE}),
+            "form": cp.Form.SELECT,
+            "fills": 0.5,
+            "resizes": False,
+            "differentiable": True,
+        },
+    ),
+    "Kind": (cp.Kind, {"name": "boxes", "field": cp.Field.TARGETS, "meaning": "corners"}),
+    "Slot": (cp.Slot, {"name": "a", "why": "b", "code": "two-owners", "per_batch": False, "remedy": "c"}),
+    "Claim": (cp.Claim, {"slot": cp.MIXING.slot, "shared": False, "amount": 0.5}),
+    "Task": (cp.Task, {"name": "a", "targets": cp.DENSE, "classes": True}),
     "LossSpec": (
         cp.LossSpec,
         {
@@ -73,7 +86,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "settings": None,
         },
     ),
-    "OutputKind": (cp.OutputKind, {"name": "a", "fix": "b"}),
+    "OutputKind": (cp.OutputKind, {"name": "a", "wrong": str, "fix": "b", "class_axis": False}),
     "Fault": (cp.Fault, {"code": "bad-setting", "message": "a", "fix": "b"}),
     "Rng": (cp.Rng, {"seed": 0, "stream": "a", "step": 0, "rank": 0}),
     "transform": (
@@ -233,3 +246,53 @@ def test_durations_are_rounded_to_the_nearest_batch() -> None:
     assert [batches("0.5ep", 11), batches("0.29ep", 10), batches("0.25ep", 10)] == [6, 3, 2]
     assert [batches("0.78dur", 10), batches("0.72dur", 10), batches("1dur", 7)] == [8, 7, 7]
     assert [batches("2.99ep", 100), batches("3ba", 100), batches("0ep", 100)] == [299, 3, 0]
+
+
+@pytest.mark.kind("10")
+@pytest.mark.kind("20")
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [(name, key) for name in ("Edit", "Kind", "Slot", "Claim", "Task", "OutputKind") for key in CALLS[name][1]],
+)
+def test_a_part_of_a_declaration_of_another_type_is_named(name: str, key: str) -> None:
+    call, right = CALLS[name]
+    for wrong in (3 if key not in ("fills", "amount") else "3", ["a"], {"a"}, frozenset({"a"}), 1j):
+        with pytest.raises(cp.ArgumentError, match=rf"^{key} is "):
+            call(**{**right, key: wrong})
+
+
+def made(keywords: dict[str, Any], **body: Any) -> type[cp.Algorithm[Any]]:
+    """Return a class of a method with these class keywords and these names in its body."""
+    declared = cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.CONVEX)(edit)
+    body = {"__module__": __name__, "apply": declared, **body}
+    return types.new_class("Made", (cp.Algorithm,), keywords, lambda space: space.update(body))
+
+
+@pytest.mark.kind("20")
+def test_what_the_body_of_a_class_says_counts() -> None:
+    assert made({}, shared=True).shared
+    assert made({"shared": True}).shared
+    assert not made({}).shared
+    assert not made({}, shared=False).shared
+    assert (made({}).name, made({}, name="other").name, made({"name": "word"}).name) == ("made", "other", "word")
+    parent = made({}, shared=True)
+    assert types.new_class("Child", (parent,)).shared
+    assert not types.new_class("Child", (parent,), {"shared": False}).shared
+
+
+@pytest.mark.kind("20")
+@pytest.mark.parametrize(
+    ("keywords", "body"),
+    [
+        ({"shared": True}, {"shared": False}),
+        ({"name": "a"}, {"name": "b"}),
+        ({}, {"shared": 1}),
+        ({"shared": "yes"}, {}),
+        ({"name": 3}, {}),
+        ({}, {"name": ["a"]}),
+        ({}, {"name": ""}),
+    ],
+)
+def test_a_class_that_states_it_wrongly_is_refused(keywords: dict[str, Any], body: dict[str, Any]) -> None:
+    with pytest.raises(cp.DeclarationError):
+        made(keywords, **body)

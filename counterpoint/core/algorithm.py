@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Algorithm", "Component", "Names", "build"]
 
 DrawsT = TypeVar("DrawsT")
+_T = TypeVar("_T")
 _DEEPEST = 8
 """How deep methods may lie in each other."""
 _WORD = r"[a-z][a-z0-9_]*"
@@ -70,9 +71,10 @@ class Algorithm(_Drawing[DrawsT]):
     """One training method: its hyperparameters as fields, its effects as decorated methods.
 
     A subclass states its registered name, ``class MixUp(Algorithm[Mixing], name="mixup")`` (without it, the class's
-    name in snake_case); ``shared=True`` gives every rank the same draws. ``tasks`` are the tasks for which the method
-    has a meaning (``None``: all), ``min_batch`` the smallest batch it can work on. Instances are frozen and remember
-    nothing: what a method keeps between steps is what its ``init`` returns.
+    name in snake_case); ``shared=True`` gives every rank the same draws, and its subclasses inherit that. Both may
+    stand in the body of the class instead, as ``shared = True``. ``tasks`` are the tasks for which the method has a
+    meaning (``None``: all), ``min_batch`` the smallest batch it can work on. Instances are frozen and remember nothing:
+    what a method keeps between steps is what its ``init`` returns.
 
     Every algorithm takes ``start`` and ``end`` (durations, end exclusive), ``every`` (acts on each n-th batch from
     ``start``), ``p`` (a coin for each batch), ``after`` and ``before`` (ids of others), and ``id`` (how others and the
@@ -106,18 +108,19 @@ class Algorithm(_Drawing[DrawsT]):
     before: Names = pydantic.Field(default=(), description="ids of methods that must come later")
     id: str | None = pydantic.Field(default=None, pattern=f"^{_WORD}$", description="its name within this composition")
 
-    def __init_subclass__(cls, *, name: str | None = None, shared: bool = False, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, name: str | None = None, shared: bool | None = None, **kwargs: Any) -> None:
         """Take the class keywords; they are read once pydantic has built the class."""
         super().__init_subclass__(**kwargs)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, name: str | None = None, shared: bool = False, **kwargs: Any) -> None:
+    def __pydantic_init_subclass__(cls, *, name: str | None = None, shared: bool | None = None, **kwargs: Any) -> None:
         """Check the class's declaration when it is created."""
         super().__pydantic_init_subclass__(**kwargs)
         if cls.__pydantic_generic_metadata__["origin"] is not None:
             return
-        cls.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        cls.shared = shared
+        snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        cls.name = _stated(cls, "name", name, snake, str, '"my_method"')
+        cls.shared = _stated(cls, "shared", shared, getattr(super(cls, cls), "shared", False), bool, "True")
         if not re.fullmatch(_WORD, cls.name):
             raise DeclarationError(
                 f"class {cls.__name__}(Algorithm, name={cls.name!r})", "names are snake_case", 'name="my_method"'
@@ -170,6 +173,19 @@ class Algorithm(_Drawing[DrawsT]):
     def component(self) -> dict[str, Any]:
         """Return the mapping that names this algorithm in a config."""
         return {"name": self.name, **self.settings()}
+
+
+def _stated(cls: type[Algorithm[Any]], key: str, keyword: _T | None, default: _T, kind: type[_T], example: str) -> _T:
+    """Return what a class states by a keyword or in its body, else the default; raises ``DeclarationError``."""
+    right = f"class {cls.__name__}(Algorithm, {key}={example})"
+    if key in cls.model_fields:
+        raise DeclarationError(f"{key}: ... in the body of class {cls.__name__}", f"{key} is no setting", right)
+    given = [value for value in (keyword, vars(cls).get(key)) if value is not None]
+    for value in given:
+        if not isinstance(value, kind) or value != given[0]:
+            why = f"{key} is a {kind.__name__}, and stated once"
+            raise DeclarationError(f"{key}={written(value)} of class {cls.__name__}", why, right)
+    return given[0] if given else default
 
 
 def _is_choice(cls: type[Algorithm[Any]]) -> bool:

@@ -12,7 +12,7 @@ import torch
 
 from counterpoint.core.errors import ArgumentError
 
-__all__ = ["MOST", "flag", "function", "instance", "real_number", "shown", "whole_number", "written"]
+__all__ = ["MOST", "flag", "function", "instance", "instances", "real_number", "shown", "whole_number", "written"]
 
 _WRITTEN_OUT = 256
 """Bits up to which an integer is written out: Python refuses to write one of some thousand digits."""
@@ -63,6 +63,17 @@ def instance(name: str, value: object, kind: type[_T], example: str) -> _T:
     """
     if not isinstance(value, kind):
         raise ArgumentError(f"{name} is {written(value)}; it is a {kind.__name__}, such as {example}")
+    return value
+
+
+def instances(name: str, value: object, kind: type[_T], example: str) -> frozenset[_T]:
+    """Return an argument that is a frozenset of objects of a class; raises ``ArgumentError`` for anything else.
+
+    >>> instances("words", frozenset({"a"}), str, "frozenset({'a'})")
+    frozenset({'a'})
+    """
+    if not isinstance(value, frozenset) or not all(isinstance(each, kind) for each in value):
+        raise ArgumentError(f"{name} is {written(value)}; it is a frozenset of {kind.__name__}, such as {example}")
     return value
 
 

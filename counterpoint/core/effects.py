@@ -8,6 +8,7 @@ from enum import Enum, IntEnum, StrEnum
 from functools import cached_property
 from typing import Any
 
+from counterpoint.core.arguments import flag, instance, instances, real_number
 from counterpoint.core.events import Event
 from counterpoint.core.kinds import Axis, Claim, Field, Kind
 
@@ -46,6 +47,18 @@ class Edit:
     fills: float | None = None
     resizes: bool = False
     differentiable: bool = True
+
+    def __post_init__(self) -> None:
+        instances("needs", self.needs, Kind, "frozenset({DENSE})")
+        for name in ("acts", "varies"):
+            instances(name, getattr(self, name), Axis, "frozenset({Axis.SAMPLE})")
+        instance("form", self.form, Form, "Form.SELECT")
+        if self.gives is not None:
+            instance("gives", self.gives, Kind, "DENSE")
+        if self.fills is not None:
+            real_number("fills", self.fills)
+        flag("resizes", self.resizes)
+        flag("differentiable", self.differentiable)
 
 
 def _edit(

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from counterpoint.core.arguments import flag, instance, real_number
+
 __all__ = [
     "BATCH_SIZE",
     "BYTES",
@@ -73,6 +75,11 @@ class Kind:
     field: Field
     meaning: str = dataclasses.field(default="", compare=False)
 
+    def __post_init__(self) -> None:
+        instance("name", self.name, str, "'boxes'")
+        instance("field", self.field, Field, "Field.TARGETS")
+        instance("meaning", self.meaning, str, "'corner coordinates'")
+
     def __str__(self) -> str:
         return self.name
 
@@ -108,6 +115,11 @@ class Task:
     classes: bool
     """Whether the targets range over a number of classes."""
 
+    def __post_init__(self) -> None:
+        instance("name", self.name, str, "'multiclass'")
+        instance("targets", self.targets, Kind, "INDEX")
+        flag("classes", self.classes)
+
 
 TASKS = {
     task.name: task
@@ -135,6 +147,11 @@ class Slot:
     per_batch: bool = False
     remedy: str = "keep one of them"
 
+    def __post_init__(self) -> None:
+        for name in ("name", "why", "code", "remedy"):
+            instance(name, getattr(self, name), str, "'mixing'")
+        flag("per_batch", self.per_batch)
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -143,6 +160,12 @@ class Claim:
     slot: Slot
     shared: bool = False
     amount: float | None = None
+
+    def __post_init__(self) -> None:
+        instance("slot", self.slot, Slot, "Slot('mixing', 'each would mix samples')")
+        flag("shared", self.shared)
+        if self.amount is not None:
+            real_number("amount", self.amount)
 
     def of(self, amount: float) -> Claim:
         """Return this claim with the amount that an instance takes of the slot."""

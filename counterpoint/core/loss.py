@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from counterpoint.core.arguments import MOST, function, instance, whole_number, written
+from counterpoint.core.arguments import MOST, flag, function, instance, whole_number, written
 from counterpoint.core.conversions import check_classes
 from counterpoint.core.errors import ArgumentError, DataError
 from counterpoint.core.kinds import Claim, Field, Kind
@@ -42,6 +42,12 @@ class OutputKind:
     wrong: Callable[[Tensor], str] = _any
     fix: str = "use a loss that takes what the model gives"
     class_axis: bool = False
+
+    def __post_init__(self) -> None:
+        instance("name", self.name, str, "'logits'")
+        function("wrong", self.wrong, optional=False)
+        instance("fix", self.fix, str, "'use another loss'")
+        flag("class_axis", self.class_axis)
 
 
 @dataclass(frozen=True)
