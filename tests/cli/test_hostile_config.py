@@ -243,7 +243,7 @@ def test_values_beyond_reason(line: str, said: list[str], folder: Path, run: Run
         ("model={name: mlp, layers: 100000}", ["model.layers", "at most 1000"]),
         ("optimizer={name: sgd, lr: 1e30, weight_decay: 1e30}", ["optimizer: ", "too large together"]),
         ("optimizer={name: adamw, lr: 1e30, weight_decay: 1e30}", ["optimizer: ", "too large together"]),
-        ("accumulate=129", ["accumulate: 129 microbatches", "at most 128"]),
+        ("accumulate=129", ["accumulate is 129", "more than 128 parts", "`accumulate: 128`"]),
         ("workers=100000", ["workers: 100000 processes", "cores"]),
         ("seed=1\nworkers: 3", ["override", "several lines"]),
         ("model=mlp\n---\nmlp", ["override", "a single document"]),
