@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import logging
 import re
 import sys
 import tempfile
@@ -83,6 +84,9 @@ def _made(match: re.Match[str]) -> str:
     if name not in MAKERS:
         raise ValueError(f"nothing is made under the name {name!r}{nearest(name, MAKERS)}")
     return f"{match['open']}{MAKERS[name]()}\n{match['close']}"
+
+
+logging.getLogger("counterpoint").addHandler(logging.NullHandler())  # a page holds what is printed, not what is logged
 
 
 def run_examples(text: str, where: str) -> str:

@@ -143,7 +143,7 @@ def wrong(name: str, **changed: Any) -> None:
         ("smooth_labels", {"smoothing": True}, "smoothing is True"),
         ("dense_targets", {"num_classes": 0}, "num_classes is 0; it is a whole number of at least 1"),
         ("dense_targets", {"num_classes": 3.0}, r"num_classes is 3\.0"),
-        ("dense_targets", {"dtype": torch.int64}, r"dtype is an object of type dtype; it is one of torch\.float16"),
+        ("dense_targets", {"dtype": torch.int64}, r"dtype is torch\.int64; it is one of torch\.float16"),
         ("dense_targets", {"target": None}, "target must be a tensor, not None"),
         ("dense_targets", {"target": np.array([1])}, r"NumPy array of shape \(1,\): give torch\.as_tensor"),
         ("normalize", {"std": [0.0]}, r"std\[0\] is 0\.0"),
