@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from counterpoint.core.catalog import Catalog
 from counterpoint.core.checks import check_members
-from counterpoint.core.conversions import CONVERSIONS, Conversion
+from counterpoint.core.conversions import Conversion, route
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
 from counterpoint.core.facts import Facts
 from counterpoint.core.faults import Fault, Terms
-from counterpoint.core.kinds import Field, Kind
+from counterpoint.core.kinds import Field, Kind, Task
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member, Resolver, enlist, named
 from counterpoint.core.order import Edge, Order, Pair, Rank, arrange
@@ -58,7 +58,7 @@ def compose(
     found = [*faults, *found, *check_members(members, named(algorithms), loss, facts, known)]
     start = {Field.INPUTS: facts.inputs, Field.TARGETS: facts.task.targets}
     nodes = _step_nodes(members)
-    nodes = [*_conversions(nodes, loss, start), *nodes]
+    nodes = [*_conversions(nodes, loss, start, facts.task), *nodes]
     found += _branch_faults(nodes)
     edges = batch_edges(nodes, start)
     order = arrange([node_of(node) for node in nodes], edges)
@@ -85,14 +85,14 @@ def _step_nodes(members: Sequence[Member]) -> list[BatchStep]:
     return nodes
 
 
-def _conversions(nodes: Sequence[BatchStep], loss: LossSpec | None, start: dict[Field, Kind]) -> Iterator[BatchStep]:
-    for conversion in CONVERSIONS:
-        part = conversion.source.field
-        needs = [effect.edits[part].needs for node in nodes for effect in node.effects if part in effect.edits]
-        if loss is not None and part is Field.TARGETS:
-            needs.append(loss.accepts)
-        wanted = any(conversion.source not in kinds and conversion.target in kinds for kinds in needs)
-        if start[part] == conversion.source and wanted:
+def _conversions(
+    nodes: Sequence[BatchStep], loss: LossSpec | None, start: dict[Field, Kind], task: Task
+) -> Iterator[BatchStep]:
+    for part, kind in start.items():
+        edits = [effect.edits[part] for node in nodes for effect in node.effects if part in effect.edits]
+        gives = {edit.gives for edit in edits if edit.gives is not None}
+        accepts = loss.accepts if loss is not None and part is Field.TARGETS else frozenset[Kind]()
+        for conversion in route(task, [edit.needs for edit in edits], gives, accepts, kind):
             yield BatchStep(conversion.name, conversion, (conversion.effect,))
 
 
@@ -170,7 +170,7 @@ def _walk(
                     found.append(unmet(node, part, before[part], edit.needs, facts, catalog))
                 elif edit.gives is not None:
                     kinds[part] = edit.gives
-        if isinstance(node.work, Conversion) and facts.num_classes is None:
+        if isinstance(node.work, Conversion) and not node.work.final and facts.num_classes is None:
             message = f"targets must become {node.work.target}, and the number of classes is not stated"
             elsewhere = "use data that state their number of classes"
             count = loss.classes if loss is not None and loss.classes is not None else 10

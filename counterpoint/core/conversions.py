@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from counterpoint.core.batch import Batch
 from counterpoint.core.effects import Edit, Form, TransformEffect
 from counterpoint.core.errors import DataError
-from counterpoint.core.kinds import DENSE, INDEX, Kind
+from counterpoint.core.kinds import DENSE, INDEX, MULTI_HOT, Kind, Task
 
-__all__ = ["CONVERSIONS", "Conversion", "check_classes", "dense_targets"]
+__all__ = ["CONVERSIONS", "Conversion", "check_classes", "check_counted", "dense_targets", "route"]
 
 
 def dense_targets(
@@ -82,10 +82,54 @@ class Conversion:
     target: Kind
     convert: Callable[[Tensor, int, int], Tensor]
     """Called with the targets, the number of classes and the ignored index."""
+    final: bool = False
+    """Whether it is made for the loss alone, behind every other step, and leaves no position ignored.
+
+    Such a conversion needs one target for each sample, not one for each position.
+    """
 
     def __call__(self, batch: Batch, ignore_index: int) -> Batch:
         """Return the batch with its targets converted."""
         return batch.with_targets(self.convert(batch.targets, batch.num_classes or 0, ignore_index))
+
+
+def check_counted(targets: Tensor, ignore_index: int, loss: str, kind: Kind) -> None:
+    """Check that no position is ignored: in the kind that the loss takes, a row of zeros counts as negatives.
+
+    ``targets`` are class indices, (N), or dense, (N, C). Raises ``DataError`` for CPU tensors; on another device the
+    device itself asserts.
+    """
+    dense = targets.is_floating_point()
+    ignored = (targets == 0).all(1) if dense else targets == ignore_index
+    named = "a row of zeros" if dense else f"target {ignore_index}"
+    why = f"{named} marks an ignored position, and in the {kind} targets that the loss {loss} takes it would count as "
+    why += "a negative for each class: leave such samples out, or use a loss over classes, such as cross_entropy"
+    if targets.device.type != "cpu":
+        torch._assert_async(~ignored.any(), why)
+    elif ignored.any():
+        raise DataError(f"{why}; the first is sample {ignored.nonzero()[0].item()}")
+
+
+def route(
+    task: Task, needs: Sequence[Set[Kind]], gives: Set[Kind], accepts: Set[Kind], start: Kind
+) -> Iterator[Conversion]:
+    """Yield the conversions of a field, in running order, that lead from its first kind to those that are needed.
+
+    ``needs`` are the kinds that each edit takes, ``gives`` those that edits give; ``accepts`` is what the loss takes of
+    the field, empty for any.
+    """
+    at, wanted = start, set() if gives & accepts else set(accepts)
+    usable = [conversion for conversion in CONVERSIONS if not (conversion.final and task.positions)]
+    for conversion in usable:
+        if conversion.source != at:
+            continue
+        further = {other.target for other in usable if other.source == conversion.target}
+        by_loss = bool(wanted) and at not in wanted and bool(wanted & {conversion.target, *further})
+        by_edit = any(at not in kinds and conversion.target in kinds for kinds in needs) and not conversion.final
+        if by_edit or (by_loss and conversion.target not in gives):
+            yield conversion
+        if by_edit or by_loss:
+            at = conversion.target
 
 
 def _converted(targets: Tensor, num_classes: int, ignore_index: int) -> Tensor:
@@ -95,6 +139,11 @@ def _converted(targets: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     return _rows(targets.long(), num_classes, ignore_index, torch.float32)
 
 
+def _as_labels(targets: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Take the probability of each class as a label between 0 and 1."""
+    return targets
+
+
 CONVERSIONS = (
     Conversion(
         "dense_targets",
@@ -102,5 +151,13 @@ CONVERSIONS = (
         INDEX,
         DENSE,
         _converted,
+    ),
+    Conversion(
+        "multi_hot_targets",
+        TransformEffect("multi_hot_targets", {DENSE.field: Edit(frozenset({DENSE}), gives=MULTI_HOT)}),
+        DENSE,
+        MULTI_HOT,
+        _as_labels,
+        final=True,
     ),
 )

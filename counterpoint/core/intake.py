@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.batch import Batch, Inputs
-from counterpoint.core.conversions import Conversion, check_classes
+from counterpoint.core.conversions import Conversion, check_classes, check_counted
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
 from counterpoint.core.plan import Plan
@@ -59,6 +59,7 @@ def check_batch(plan: Plan, batch: Batch) -> Batch:
     if batch.targets_kind == INDEX:
         if not batch.targets.is_floating_point():
             _check_indices(plan, batch)
+            _check_counted(plan, batch)
             return batch
         batch = _given_dense(plan, batch)
     elif not batch.targets.is_floating_point():
@@ -69,6 +70,7 @@ def check_batch(plan: Plan, batch: Batch) -> Batch:
     if batch.targets_kind == DENSE:
         _check_dense_axes(batch)
         check_masses(batch.targets)
+        _check_counted(plan, batch)
     return batch
 
 
@@ -82,6 +84,13 @@ def _check_dense_axes(batch: Batch) -> None:
             f"dense targets of {batch.task} are {form}, not of shape {tuple(batch.targets.shape)}; state the task that "
             "fits the data"
         )
+
+
+def _check_counted(plan: Plan, batch: Batch) -> None:
+    """Check that no position is ignored where the targets become a kind that cannot say so."""
+    for step in plan.steps:
+        if isinstance(step.work, Conversion) and step.work.final and plan.loss_spec is not None:
+            check_counted(batch.targets, plan.ignore_index, plan.loss_spec.name, step.work.target)
 
 
 def _given_dense(plan: Plan, batch: Batch) -> Batch:

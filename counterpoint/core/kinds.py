@@ -114,6 +114,8 @@ class Task:
     targets: Kind
     classes: bool
     """Whether the targets range over a number of classes."""
+    positions: bool = False
+    """Whether a sample has a target for each of its positions."""
 
     def __post_init__(self) -> None:
         instance("name", self.name, str, "'multiclass'")
@@ -125,7 +127,7 @@ TASKS = {
     task.name: task
     for task in (
         Task("multiclass", INDEX, classes=True),
-        Task("segmentation", INDEX, classes=True),
+        Task("segmentation", INDEX, classes=True, positions=True),
         Task("multilabel", MULTI_HOT, classes=True),
         Task("regression", REAL, classes=False),
     )

@@ -20,10 +20,11 @@ def node_of(step: BatchStep | HookStep) -> Node:
     if isinstance(step, HookStep):
         return Node(step.name, (repr(sorted(step.effect.writes)), repr(sorted(step.effect.reads)), step.name))
     conversion = isinstance(step.work, Conversion)
+    final = isinstance(step.work, Conversion) and step.work.final
     resizes = any(effect.resizes for effect in step.effects)
     across = any(effect.across_samples for effect in step.effects)
     fills = any(effect.fills for effect in step.effects)
-    levels = "".join(str(int(level)) for level in (not conversion, not resizes, across, fills))
+    levels = "".join(str(int(level)) for level in (final, not conversion, not resizes, across, fills))
     described = "&".join(sorted(effect.signature for effect in step.effects))
     return Node(step.name, (levels, described, step.name), listed=not conversion)
 
@@ -121,11 +122,23 @@ def _wished(steps: Sequence[BatchStep | HookStep], first: int, second: int) -> E
 def _needs(steps: Sequence[BatchStep], start: dict[Field, Kind]) -> Iterator[Edge]:
     for part, kind in start.items():
         yield from _kind_edges(steps, part, kind)
+        yield from _final_edges(steps, part)
         for first, step in enumerate(steps):
             if any(effect.unedited and part in effect.reads | effect.edits.keys() for effect in step.effects):
                 for second, other in enumerate(steps):
                     if second != first and not isinstance(other.work, Conversion) and _edits(other, part):
                         yield Edge(first, second, Rank.NEEDS, "unedited", f"{step.name} must see unedited {part.value}")
+
+
+def _final_edges(steps: Sequence[BatchStep], part: Field) -> Iterator[Edge]:
+    """Put steps that could edit a field on both sides of a final conversion before it."""
+    for last, step in enumerate(steps):
+        if isinstance(step.work, Conversion) and step.work.final:
+            for first, other in enumerate(steps):
+                edits = [effect.edits[part] for effect in other.effects if part in effect.edits]
+                if any({step.work.source, step.work.target} <= edit.needs for edit in edits):
+                    reason = f"the loss alone needs {step.work.target} {part.value}, so {step.name} comes last"
+                    yield Edge(first, last, Rank.NEEDS, "needs-and-gives", reason)
 
 
 def _edits(step: BatchStep, part: Field) -> bool:

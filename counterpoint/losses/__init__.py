@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 from counterpoint.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from counterpoint.losses.binary import binary_cross_entropy, binary_cross_entropy_with_logits
+    from counterpoint.losses.binary import (
+        ThresholdedBCEWithLogitsLoss,
+        binary_cross_entropy,
+        binary_cross_entropy_with_logits,
+    )
     from counterpoint.losses.cross_entropy import dense_cross_entropy
     from counterpoint.losses.focal import BinaryFocalLoss, FocalLoss, binary_focal_loss, focal_loss
     from counterpoint.losses.kl import kl_divergence
@@ -44,6 +48,7 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "NegativeLogLikelihood",
+    "ThresholdedBCEWithLogitsLoss",
     "absolute_error",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
@@ -59,7 +64,11 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "counterpoint.losses.binary": ("binary_cross_entropy", "binary_cross_entropy_with_logits"),
+        "counterpoint.losses.binary": (
+            "ThresholdedBCEWithLogitsLoss",
+            "binary_cross_entropy",
+            "binary_cross_entropy_with_logits",
+        ),
         "counterpoint.losses.cross_entropy": ("dense_cross_entropy",),
         "counterpoint.losses.focal": ("BinaryFocalLoss", "FocalLoss", "binary_focal_loss", "focal_loss"),
         "counterpoint.losses.kl": ("kl_divergence",),

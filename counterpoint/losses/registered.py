@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from counterpoint.losses.binary import ThresholdedBCEWithLogitsLoss
 from counterpoint.losses.focal import BinaryFocalLoss, FocalLoss
 
 __all__ = [
@@ -62,7 +63,7 @@ class CrossEntropy(_RegisteredLoss):
 
 
 class BinaryCrossEntropy(_RegisteredLoss):
-    """Binary cross-entropy from logits, on multi-hot targets.
+    """Binary cross-entropy from logits, on multi-hot targets, or on class indices as one label for each class.
 
     >>> BinaryCrossEntropy(pos_weight=(1.0, 4.0)).build().pos_weight
     tensor([1., 4.])
@@ -72,11 +73,17 @@ class BinaryCrossEntropy(_RegisteredLoss):
     pos_weight: Weights | None = Field(
         default=None, description="a factor for the positive part of each label, 0 or above; none: all 1"
     )
+    target_threshold: float | None = Field(
+        default=None, ge=0, lt=1, description="targets above it count as 1 and others as 0; none: as they are"
+    )
 
     def build(self) -> nn.Module:
-        """Return a ``torch.nn.BCEWithLogitsLoss`` with these settings."""
-        return nn.BCEWithLogitsLoss(
-            weight=_tensor(self.weight), pos_weight=_tensor(self.pos_weight), reduction=self.reduction
+        """Return a ``torch.nn.BCEWithLogitsLoss`` with these settings, or with a threshold this package's own."""
+        weight, pos_weight = _tensor(self.weight), _tensor(self.pos_weight)
+        if self.target_threshold is None:
+            return nn.BCEWithLogitsLoss(weight=weight, pos_weight=pos_weight, reduction=self.reduction)
+        return ThresholdedBCEWithLogitsLoss(
+            self.target_threshold, weight=weight, pos_weight=pos_weight, reduction=self.reduction
         )
 
 

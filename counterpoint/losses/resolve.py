@@ -28,6 +28,7 @@ Loss: TypeAlias = LossSpec | Callable[[Tensor, Tensor], Tensor]
 MODULES: dict[type[nn.Module], Callable[[Any], LossSpec]] = {
     nn.CrossEntropyLoss: cross_entropy.spec_of,
     nn.BCEWithLogitsLoss: binary.spec_of_logits,
+    binary.ThresholdedBCEWithLogitsLoss: binary.spec_of_logits,
     nn.BCELoss: binary.spec_of_probabilities,
     nn.NLLLoss: nll.spec_of,
     nn.KLDivLoss: kl.spec_of,
@@ -56,9 +57,9 @@ def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -
     """Describe a loss, or return ``None`` where it is unknown and nobody says what it accepts.
 
     Known are, by exact type, ``torch.nn``'s ``CrossEntropyLoss``, ``NLLLoss``, ``BCEWithLogitsLoss``, ``BCELoss``,
-    ``KLDivLoss``, ``MSELoss`` and ``L1Loss``, this package's ``FocalLoss`` and ``BinaryFocalLoss``, and the functions
-    that compute the same, bare or in a ``functools.partial`` with settings.
-    They run in a form that is exact for every kind they accept; ``accepts`` can take kinds away from them, but adds
+    ``KLDivLoss``, ``MSELoss`` and ``L1Loss``, this package's ``FocalLoss``, ``BinaryFocalLoss`` and
+    ``ThresholdedBCEWithLogitsLoss``, and the functions that compute the same, bare or in a ``functools.partial`` with
+    settings. They run in a form that is exact for every kind they accept; ``accepts`` can take kinds away from them, but adds
     none. Any other callable runs as it is, for the kinds that ``accepts`` names. Where a batch is run in parts, it
     is taken to be a mean over samples; give a ``LossSpec`` for a loss that is not, or that smooths targets itself.
 

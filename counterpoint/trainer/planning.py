@@ -14,7 +14,7 @@ from counterpoint.core.durations import Duration
 from counterpoint.core.errors import CompositionError, ConfigError
 from counterpoint.core.faults import Terms
 from counterpoint.core.fitting import check_model, misfits
-from counterpoint.core.kinds import BYTES, DENSE, NORMALIZED, Field
+from counterpoint.core.kinds import BYTES, INDEX, NORMALIZED, Field
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.plan import Plan
 from counterpoint.losses import Loss, resolve_loss
@@ -112,8 +112,8 @@ def total_batches(config: RunConfig, sampler: Epochs) -> int:
 
 
 def trains_on_dense(plan: Plan) -> bool:
-    """Whether the loss gets dense targets in training."""
-    return bool(plan.steps) and plan.steps[-1].after[Field.TARGETS] == DENSE
+    """Whether the loss gets rows of classes in training where the data may hold class indices."""
+    return plan.facts.task.targets == INDEX and bool(plan.steps) and plan.steps[-1].after[Field.TARGETS] != INDEX
 
 
 def is_due(every: Duration, step: int, *, steps_per_epoch: int, total: int) -> bool:
