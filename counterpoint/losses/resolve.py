@@ -59,9 +59,10 @@ def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -
     Known are, by exact type, ``torch.nn``'s ``CrossEntropyLoss``, ``NLLLoss``, ``BCEWithLogitsLoss``, ``BCELoss``,
     ``KLDivLoss``, ``MSELoss`` and ``L1Loss``, this package's ``FocalLoss``, ``BinaryFocalLoss`` and
     ``ThresholdedBCEWithLogitsLoss``, and the functions that compute the same, bare or in a ``functools.partial`` with
-    settings. They run in a form that is exact for every kind they accept; ``accepts`` can take kinds away from them, but adds
-    none. Any other callable runs as it is, for the kinds that ``accepts`` names. Where a batch is run in parts, it
-    is taken to be a mean over samples; give a ``LossSpec`` for a loss that is not, or that smooths targets itself.
+    settings. They run in a form that is exact for every kind they accept; ``accepts`` can take kinds away from them,
+    but adds none. Any other callable runs as it is, for the kinds that ``accepts`` names. Where a batch is run in
+    parts, it is taken to be a mean over samples; give a ``LossSpec`` for a loss that is not, or that smooths targets
+    itself.
 
     Args:
         loss: a ``LossSpec``, a module, or a callable of outputs and targets.
