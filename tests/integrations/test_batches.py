@@ -5,8 +5,8 @@ And each process draws for its own batches: here as the second of two, without s
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,10 +15,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from accelerate import Accelerator
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from transformers import TrainingArguments
 
 import counterpoint as cp
+from counterpoint.integrations import lightning_training
 from counterpoint.integrations.accelerate import AcceleratedSteps
 from counterpoint.integrations.lightning import CounterpointCallback
 from tests.integrations import hf, recipe
@@ -207,3 +209,80 @@ class TestRanks:
 
         monkeypatch.setattr(trainer.accelerator, "reduce", together)
         assert trainer.evaluate()["eval_loss"] == pytest.approx((40 * alone + 40) / 50, abs=1e-6)
+
+
+class Notes(cp.Algorithm[None], name="notes_loss"):
+    """Notes the loss of each step."""
+
+    @cp.after(cp.Event.STEP, reads="loss")
+    def go(self, state: None, scope: cp.Scope) -> None:
+        LOSSES.append(scope.loss.item())
+
+
+LOSSES: list[float] = []
+
+
+@pytest.mark.kind("30")
+@every_loop
+def test_the_loss_of_a_step_is_that_of_all_its_batches(
+    loop: Callable[[cp.Plan, Path], cp.Engine], tmp_path: Path
+) -> None:
+    """Not of the last one; a number worked out by hand for the first step, whose weights are known."""
+    LOSSES.clear()
+    loop(compose(Notes()), tmp_path)
+    net = recipe.model()
+    by_hand = [nn.functional.cross_entropy(net(x), y).item() for x, y in recipe.batches(PARTS)[:PARTS]]
+    assert len(LOSSES) == STEPS
+    assert LOSSES[0] == pytest.approx(sum(by_hand) / PARTS, abs=1e-6)
+    assert abs(LOSSES[0] - by_hand[-1]) > 1e-3
+
+
+@pytest.mark.kind("30")
+def test_gradients_are_shared_once_a_step_in_the_trainer(tmp_path: Path) -> None:
+    """As the first of two processes, whose other has batches of three times the weight; parts of 8, 8 and 4 samples."""
+    trainer = hf.trainer(tmp_path, compose())
+    entered: list[str] = []
+    sizes = [8, 8, 4]
+    parts = [{key: value[:size] for key, value in hf.batch(8).items()} for size in sizes]
+
+    @contextmanager
+    def no_sync(model: nn.Module) -> Iterator[None]:
+        assert model is trainer.model
+        entered.append("waits")
+        yield
+
+    def backward(loss: Tensor) -> None:
+        entered.append("backward")
+        loss.backward()
+
+    trainer.accelerator = SimpleNamespace(
+        backward=backward, no_sync=no_sync, num_processes=2, reduce=lambda count, how: count * 4
+    )
+    with ExitStack() as opened:
+        trainer._parts = [opened.enter_context(trainer.fields.edited(trainer.engine, part)) for part in parts]
+        loss = trainer._passes(trainer.model)()
+    assert entered == ["waits", "backward", "waits", "backward", "backward"]
+    # This process has 20 of 80 samples, and the mean over both processes is the global loss.
+    net = recipe.model()
+    images, labels = (torch.cat([part[key] for part in parts]) for key in ("pixel_values", "labels"))
+    wanted = nn.functional.cross_entropy(net(images), labels, reduction="sum") * 2 / 80
+    wanted.backward()
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-6)
+    for one, other in zip(trainer.model.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=0, atol=1e-6)
+
+
+@pytest.mark.kind("30")
+def test_passes_that_are_repeated_share_gradients_once_in_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SAM runs the four batches of a step again; three of them wait."""
+    entered: list[int] = []
+
+    @contextmanager
+    def block_backward_sync(strategy: Any) -> Iterator[None]:
+        entered.append(1)
+        yield
+
+    monkeypatch.setattr(lightning_training, "ParallelStrategy", SingleDeviceStrategy)
+    monkeypatch.setattr(SingleDeviceStrategy, "block_backward_sync", block_backward_sync, raising=False)
+    lit(compose("sam"), Path())
+    assert len(entered) == STEPS * (PARTS - 1)
