@@ -17,7 +17,7 @@ from counterpoint.core.plan import Plan
 from counterpoint.integrations import statements
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 
-__all__ = ["check_engine", "check_groups"]
+__all__ = ["asked_for_several", "check_engine", "check_groups"]
 
 _SPLIT = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
 
@@ -66,7 +66,7 @@ def _check_processes(engine: Engine, accelerator: Accelerator) -> None:
             f"{started} processes were started, and Accelerate knows of {accelerator.num_processes}; on CPUs, write "
             "Accelerator(cpu=True) or set ACCELERATE_USE_CPU=true"
         )
-    if accelerator.num_processes == 1 and _asked_for_several():
+    if accelerator.num_processes == 1 and asked_for_several():
         raise RunError(
             "accelerate launch was asked for several processes and started one, as it does with --cpu: start them by "
             "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N script.py, or ask for --num_processes 1; where "
@@ -79,7 +79,7 @@ def _check_processes(engine: Engine, accelerator: Accelerator) -> None:
         )
 
 
-def _asked_for_several() -> bool:
+def asked_for_several() -> bool:
     """Whether ``accelerate launch`` was asked for several processes and started one: with an address, without ranks."""
     launched = "ACCELERATE_DYNAMO_MODE" in os.environ and "MASTER_ADDR" in os.environ
     return launched and not any(os.environ.get(name) for name in _RANKS)

@@ -92,9 +92,8 @@ def _difference(plan: Plan, module: nn.Module) -> str:
         return str(known)
     if known is not None:
         kinds = _kinds(plan)
-        ignored = {known.ignore_index}
-        return next(filter(None, (_compared(plan, known.function, kind, ignored) for kind in kinds)), "")
-    found = [_compared(plan, copied, kind, set()) for kind in _kinds(plan)]
+        return next(filter(None, (_compared(plan, known.function, kind) for kind in kinds)), "")
+    found = [_compared(plan, copied, kind) for kind in _kinds(plan)]
     return next((why for why in found if not why.startswith(_RAISES)), found[0])
 
 
@@ -109,11 +108,11 @@ def _kinds(plan: Plan) -> list[Kind]:
     return sorted(kinds, key=lambda kind: (kind != own, kind.name))
 
 
-def _compared(plan: Plan, other: _Function, kind: Kind, ignored: set[int]) -> str:
+def _compared(plan: Plan, other: _Function, kind: Kind) -> str:
     assert plan.loss_spec is not None
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        for outputs, targets, right in _probes(plan, kind, ignored):
+        for outputs, targets, right in _probes(plan, kind):
             found = _tried(other, outputs, targets)
             if isinstance(found, Exception):
                 return f"{_RAISES} {type(found).__name__} on {kind} targets ({found})"
@@ -133,13 +132,13 @@ def _tried(function: Callable[..., _T], *given: object) -> _T | Exception:
         return error
 
 
-def _probes(plan: Plan, kind: Kind, ignored: set[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _probes(plan: Plan, kind: Kind) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Give outputs and targets that the plan's loss takes, and that loss."""
     assert plan.loss_spec is not None
     loss = plan.loss_spec.function
     count = plan.facts.num_classes or plan.loss_spec.classes or _CLASSES
     positions = (2,) if plan.facts.task.name == "segmentation" else ()
-    for targets in _targets(kind, count, positions, {plan.loss_spec.ignore_index, *ignored}):
+    for targets in _targets(kind, count, positions, plan.loss_spec.ignore_index):
         raw = torch.randn(len(targets), count, *positions)
         for outputs in (raw, raw.log_softmax(1), raw.softmax(1)):
             right = _tried(loss, outputs, targets)
@@ -148,14 +147,13 @@ def _probes(plan: Plan, kind: Kind, ignored: set[int]) -> Iterator[tuple[Tensor,
                 break
 
 
-def _targets(kind: Kind, count: int, positions: tuple[int, ...], ignored: set[int]) -> Iterator[Tensor]:
+def _targets(kind: Kind, count: int, positions: tuple[int, ...], ignored: int) -> Iterator[Tensor]:
     size = min(max(2 * count, 6), _ROWS)
     if kind == INDEX:
         for part in torch.split(torch.arange(max(count, size)), size)[:_MOST]:
             labels = (part % count).view(-1, *[1] * len(positions)).repeat(1, *positions)
             yield labels
-            for index in sorted(ignored):
-                yield labels.index_fill(0, torch.tensor([0]), index)
+            yield labels.index_fill(0, torch.tensor([0]), ignored)
     elif kind == DENSE:
         yield torch.randn(size, count, *positions).softmax(1)
     elif kind == MULTI_HOT:

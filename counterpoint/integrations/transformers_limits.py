@@ -19,6 +19,7 @@ from counterpoint.core.kinds import Field
 from counterpoint.core.plan import Plan
 from counterpoint.core.steps import BatchStep, HookStep
 from counterpoint.integrations import statements
+from counterpoint.integrations.accelerate_limits import asked_for_several
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 from counterpoint.integrations.fields import Fields
 from counterpoint.integrations.places import parts
@@ -121,6 +122,12 @@ def _arguments(args: TrainingArguments) -> Iterator[Fault]:
         yield _limit(
             f"{started} processes were started, and the Trainer knows of {args.world_size}",
             "on CPUs, set use_cpu=True",
+        )
+    if started == 1 and asked_for_several():
+        yield _limit(
+            "accelerate launch was asked for several processes and started one, as it does with --cpu",
+            "start them by torchrun --nproc_per_node N script.py, or ask for --num_processes 1; where MASTER_ADDR "
+            "was set by hand, unset it",
         )
 
 

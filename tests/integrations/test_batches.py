@@ -273,6 +273,26 @@ def test_gradients_are_shared_once_a_step_in_the_trainer(tmp_path: Path) -> None
 
 
 @pytest.mark.kind("30")
+def test_gradients_are_shared_once_a_step_on_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    accelerator, net = Accelerator(cpu=True), recipe.model()
+    engine = cp.Engine(compose(), model=net)
+    model, engine.optimizer = accelerator.prepare(net, recipe.optimizer(net))
+    steps: AcceleratedSteps[Any] = AcceleratedSteps(engine, accelerator, model)
+    entered: list[nn.Module] = []
+
+    @contextmanager
+    def no_sync(of: nn.Module) -> Iterator[None]:
+        entered.append(of)
+        yield
+
+    monkeypatch.setattr(accelerator, "no_sync", no_sync)
+    steps.step(recipe.batches(PARTS)[:PARTS])
+    assert entered == [model] * (PARTS - 1)
+    steps.step(recipe.batches(PARTS)[:1])
+    assert len(entered) == PARTS - 1
+
+
+@pytest.mark.kind("30")
 def test_passes_that_are_repeated_share_gradients_once_in_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     """SAM runs the four batches of a step again; three of them wait."""
     entered: list[int] = []

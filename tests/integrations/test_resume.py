@@ -375,6 +375,9 @@ class TestNamesOfWeights:
         save_file({"1.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
         assert transformers_weights._differing(model, tmp_path).startswith("has no weights for 0.weight of the model")
         model[0].weight = model[1].weight
+        save_file({f"{n}.weight": torch.zeros(2, 2) for n in (1, 2)}, tmp_path / "model.safetensors")
+        assert "has 2.weight, which the model has not" in transformers_weights._differing(model, tmp_path)
+        save_file({"1.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
         assert transformers_weights._differing(model, tmp_path) == ""
 
 

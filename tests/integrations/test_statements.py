@@ -77,6 +77,7 @@ OTHER_LOSSES = {
     "weight": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 1.0, 1.0, 2.0])),
     "smoothing": nn.CrossEntropyLoss(label_smoothing=0.5),
     "ignored": nn.CrossEntropyLoss(ignore_index=2),
+    "ignored-outside": nn.CrossEntropyLoss(ignore_index=-1),
     "sum": nn.CrossEntropyLoss(reduction="sum"),
     "none": nn.CrossEntropyLoss(reduction="none"),
     "margin": nn.MultiMarginLoss(),

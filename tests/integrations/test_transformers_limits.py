@@ -180,6 +180,16 @@ def test_processes_that_do_not_know_of_each_other(tmp_path: Path, monkeypatch: p
         CounterpointTrainer(hf.net(), args, plan=composed())
 
 
+@pytest.mark.kind("7e")
+def test_a_launcher_that_starts_one_process_of_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "default")
+    hf.trainer(tmp_path, composed())
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    ((message, fix),) = faults(tmp_path)
+    assert "several processes and started one" in message
+    assert "torchrun --nproc_per_node" in fix
+
+
 def test_every_reason_is_given_at_once(tmp_path: Path) -> None:
     options = {"compute_loss_func": nn.functional.cross_entropy}
     found = faults(tmp_path, composed(GradientClipping()), None, options, max_grad_norm=1.0, label_smoothing_factor=0.1)
