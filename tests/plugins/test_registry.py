@@ -231,3 +231,24 @@ def test_loading_writes_nothing_under_the_home_folder(install, tmp_path: Path) -
     done = run_python(code, site, HOME=str(home), XDG_CACHE_HOME=str(home / "cache"))
     assert done.stdout.strip() == "1", done.stderr
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.kind("30")
+def test_entries_are_sorted_by_name_whatever_the_order_of_installation(install) -> None:
+    for package in ("zebra", "ant"):
+        names = {f"{package}_{letter}": f"{package}_module:Thing" for letter in "cab"}
+        install(package, {"counterpoint.models": names}, {f"{package}_module": SETTINGS})
+    listed = [entry.name for entry in MODELS.entries()]
+    assert listed == sorted(listed)
+    assert {"ant_a", "ant_b", "ant_c", "zebra_a", "zebra_b", "zebra_c"} < set(listed)
+    assert list(MODELS.names()) == sorted(set(listed))
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("source", "reason"), [("raise OSError", "OSError"), ("raise OSError('a: b')", "OSError: a: b")]
+)
+def test_the_reason_of_a_broken_import_ends_without_a_colon(install, source: str, reason: str) -> None:
+    install("mute", {"counterpoint.models": {"mute": "mute_module:Thing"}}, {"mute_module": source})
+    with pytest.raises(BrokenPluginError, match=rf"cannot be loaded: {reason}; "):
+        MODELS.load("mute")

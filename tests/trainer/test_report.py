@@ -113,3 +113,43 @@ def test_the_time_left_counts_the_steps_of_this_start() -> None:
     clock.now += 10
     assert [meter.left(40) for meter in meters] == ["0:02", "0:10"]
     assert [meter.rate for meter in meters] == [0, 0]
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [(0, "0:00"), (9, "0:09"), (60, "1:00"), (3599, "59:59"), (3600, "1:00:00"), (7325, "2:02:05")],
+)
+def test_the_time_left_in_words(seconds: int, wanted: str) -> None:
+    clock = Clock()
+    meter = Meter(total=2, done=0, clock=clock)
+    clock.now += seconds
+    assert meter.left(1) == wanted
+
+
+@pytest.mark.kind("30")
+def test_half_a_minute_begins_anew_with_what_was_measured() -> None:
+    out, clock = io.StringIO(), Clock()
+    report = LineReport(Console(file=out, width=200), clock)
+    clock.now += 40
+    report.start(total=4, done=0, steps_per_epoch=2)
+    clock.now += 20
+    assert not report.due(1)
+    report.metrics(2, {"train_loss": 0.25})
+    clock.now += 20
+    assert not report.due(1)
+    clock.now += 10
+    assert report.due(1)
+    assert not report.due(1)
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(("done", "epoch"), [(0, "1/3"), (1, "1/3"), (4, "1/3"), (5, "2/3"), (9, "3/3")])
+def test_a_bar_begins_where_the_run_goes_on(done: int, epoch: str) -> None:
+    report = ProgressReport(Console(file=io.StringIO(), width=80, force_terminal=True), Clock())
+    report.start(total=10, done=done, steps_per_epoch=4)
+    (task,) = report._progress.tasks
+    assert (task.completed, task.total, task.description) == (done, 10, f"epoch {epoch}")
+    report.step(10, {"loss": 0.123456})
+    assert task.fields["values"].startswith("loss 0.123  ")
+    report.close()
