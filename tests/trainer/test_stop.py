@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
 
-from counterpoint.trainer import stop as module
 from counterpoint.trainer.stop import Stop
 
 pytestmark = pytest.mark.kind("30")
@@ -44,8 +44,8 @@ def test_ctrl_c_alone_is_answered(number: int, told: int, capfd: pytest.CaptureF
 def test_a_second_signal(monkeypatch: pytest.MonkeyPatch, first: int, second: int, seconds: float, ends: bool) -> None:
     """Ctrl-C after a second does what it would have done; any other leaves the first as it was."""
     now, raised = [50.0], list[int]()
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module.signal, "raise_signal", raised.append)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signal, "raise_signal", raised.append)
     stop = Stop()
     stop._note(first, None)
     now[0] += seconds
