@@ -84,7 +84,8 @@ def _duration(value: object) -> Duration | None:
 class Statements(pydantic.BaseModel):
     """The arguments of ``compose``, apart from the loss. Integers are whatever has ``__index__``, except a bool."""
 
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+    # Releases of pydantic before 2.10 warn of every field that begins with model_.
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True, protected_namespaces=())
 
     algorithms: Annotated[tuple[Any, ...], BeforeValidator(_listed)] = ()
     task: Any = None
