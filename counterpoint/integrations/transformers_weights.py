@@ -51,8 +51,10 @@ def _differing(model: nn.Module, folder: Path) -> str:
 
 def _load_by_the_library(model: PreTrainedModel, folder: Path) -> str:
     """Load a checkpoint as ``from_pretrained`` does, which knows names of other versions; return why it cannot."""
+    dtype = "dtype" if hasattr(model.config, "dtype") else "torch_dtype"  # its name before transformers 4.56
+    settings: dict[str, Any] = {dtype: model.dtype, "output_loading_info": True}
     with torch.random.fork_rng():  # layers are made before their weights are loaded
-        found: Any = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
+        found: Any = type(model).from_pretrained(folder, **settings)
     loaded, about = found
     wrong = [(key, about.get(key)) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")]
     reason = "; ".join(f"{key}: {_listed(map(str, names))}" for key, names in wrong if names)
