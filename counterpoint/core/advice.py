@@ -30,6 +30,7 @@ class _Trial:
     ) -> None:
         self.listed, self.stated, self.terms = listed, stated, terms
         self.before = Counter(fault.code for fault in faults)
+        self.parties = Counter((fault.code, fault.algorithms) for fault in faults)
         self.left = TRIES
         self._check = check
 
@@ -42,12 +43,17 @@ class _Trial:
                 return None
             brought = [other for other in after if Counter(o.code for o in after)[other.code] > wanted[other.code]]
             if not brought:
-                return way
+                return way if self._is_gone(fault, after) else None
             further = next((more for other in brought for more in self._ways(other) if not decides(more)), None)
             if further is None or brought[0].code == fault.code:
                 return None
             way = (*way, *further)
         return None
+
+    def _is_gone(self, fault: Fault, after: Sequence[Fault]) -> bool:
+        """Whether there are fewer faults of this code between these parties than before."""
+        parties = fault.code, fault.algorithms
+        return sum((other.code, other.algorithms) == parties for other in after) < self.parties[parties]
 
     def _ways(self, fault: Fault) -> list[Way]:
         return in_terms(fault.ways or ((fault.remedies,) if fault.remedies else ()), self.terms)

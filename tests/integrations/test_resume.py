@@ -349,7 +349,7 @@ class TestNamesOfWeights:
     def test_names_that_no_version_knows_are_refused(self, allow_changes: bool, tmp_path: Path) -> None:
         self.vit(tmp_path).train()
         assert self.renamed(tmp_path, "layernorm_before", "norm_in_front") == 2
-        with pytest.raises(cp.CheckpointError, match=r"no weights for .*missing_keys: vit.layers.0.layernorm_before"):
+        with pytest.raises(cp.CheckpointError, match=r"no weights for .*missing_keys: vit\.\S+layernorm_before"):
             self.vit(tmp_path, allow_changes=allow_changes).train(resume_from_checkpoint=True)
 
     def test_names_of_a_model_of_ones_own_are_refused(self, tmp_path: Path) -> None:
