@@ -22,14 +22,16 @@ MASS_ERROR = 1e-3
 
 
 def input_tensors(inputs: Inputs) -> tuple[Tensor, ...]:
-    """Return the input tensors that a caller gave; raises ``DataError`` for anything but tensors."""
+    """Return the input tensors that a caller gave; raises ``DataError`` for anything but tensors on one device."""
     given = (inputs,) if isinstance(inputs, Tensor) else inputs
     if not isinstance(given, tuple) or not given or not all(isinstance(tensor, Tensor) for tensor in given):
         fix = ": give torch.as_tensor(inputs)" if isinstance(inputs, np.ndarray) else ""
         raise DataError(f"inputs are a tensor, or a tuple of tensors, not {type(inputs).__name__}{fix}")
-    if len({tensor.device for tensor in given}) == 1:  # else that is what is said
-        for tensor in given:
-            check_tensor("inputs", tensor)
+    devices = {str(tensor.device): None for tensor in given}
+    if len(devices) > 1:
+        raise DataError(f"input tensors lie on {', '.join(devices)}: move them to one device")
+    for tensor in given:
+        check_tensor("inputs", tensor)
     return given
 
 
@@ -128,9 +130,6 @@ def _has_channels_last(inputs: Tensor) -> bool:
 
 def _check_several(plan: Plan, batch: Batch) -> None:
     """Check that several input tensors can be edited alike, with draws that are made for the first of them."""
-    devices = {str(inputs.device): None for inputs in batch.all_inputs}
-    if len(devices) > 1:
-        raise DataError(f"input tensors lie on {', '.join(devices)}: move them to one device")
     shapes = [tuple(inputs.shape[1:]) for inputs in batch.all_inputs]
     for step in plan.steps:
         edits = [effect.edits[Field.INPUTS] for effect in step.effects if Field.INPUTS in effect.edits]

@@ -148,6 +148,14 @@ def test_fields_in_containers(inputs: Any) -> None:
     answered(lambda: plan("mixed")(inputs, torch.tensor([0, 1, 2, 0]), step=0))
 
 
+@pytest.mark.parametrize("donate", [False, True])
+def test_inputs_of_another_layout_on_another_device(donate: bool) -> None:
+    plan = cp.compose(["mixup"], task="multiclass", num_classes=3)
+    inputs = (torch.zeros(2, 1, 4, 4).to_sparse(), torch.zeros(2, 1, 4, 4, device="meta"))
+    with pytest.raises(cp.DataError, match="cpu, meta"):
+        plan(inputs, torch.tensor([0, 1]), 0, donate=donate)
+
+
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "cutout"])
 def test_a_donated_tensor_that_cannot_be_written_to_is_left_alone(name: str) -> None:
     composed, y = cp.compose([name], task="multiclass", num_classes=3, seed=1), torch.tensor([0, 1, 2, 0])
