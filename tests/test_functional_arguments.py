@@ -175,3 +175,29 @@ def test_a_compiler_sees_the_function_alone() -> None:
     compiled = torch.compile(CF.mixup, backend="eager", fullgraph=True)
     for found, wanted in zip(compiled(X, ROWS, EACH, PERM), CF.mixup(X, ROWS, EACH, PERM), strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        (name, argument)
+        for name, arguments in GOOD.items()
+        for argument, value in arguments.items()
+        if isinstance(value, torch.Tensor) and sum(isinstance(other, torch.Tensor) for other in arguments.values()) > 1
+    ],
+)
+def test_a_tensor_on_another_device_is_named(name: str, argument: str) -> None:
+    with pytest.raises(cp.DataError, match=r"lies on (cpu|meta) and|on the device of"):
+        wrong(name, **{argument: GOOD[name][argument].to("meta")})
+
+
+def test_draws_on_the_host_serve_inputs_on_a_device() -> None:
+    inputs, targets = X.to("meta"), ROWS.to("meta")
+    for lam in (0.3, torch.tensor(0.3), EACH):
+        assert CF.mixup(inputs, targets, lam, PERM)[0].device.type == "meta"
+
+
+def test_a_value_that_is_no_number_has_the_lowest_level() -> None:
+    images = torch.tensor([[[[torch.nan, 0.0, 0.5, 1.0]]]])
+    assert torch.equal(CF.equalize(images), CF.equalize(images.nan_to_num(0.0)))
+    assert torch.equal(CF.posterize(images, torch.tensor([4])), CF.posterize(images.nan_to_num(0.0), torch.tensor([4])))

@@ -11,7 +11,7 @@ from torch import Tensor
 from counterpoint.algorithms.trivial_augment import OPERATIONS
 from counterpoint.core.arguments import shown
 from counterpoint.core.errors import ArgumentError, DataError
-from counterpoint.core.signatures import each, image, one_of, real, sequence, tensor, whole
+from counterpoint.core.signatures import check_device, each, image, one_of, real, sequence, tensor, whole
 from counterpoint.core.tensors import FLOATING, check_tensor
 
 __all__ = [
@@ -71,6 +71,7 @@ def by_operation(name: str, value: Any, given: Mapping[str, Any]) -> object:
     for key, numbers in value.items():
         if name == "samples":
             tensor(1, dtypes=(torch.int64,))(f"{name}[{key!r}]", numbers, given)
+            check_device(f"{name}[{key!r}]", numbers, "inputs", given)
             size = len(given["inputs"])
             if numbers.device.type == "cpu" and not ((numbers >= -size) & (numbers < size)).all():
                 raise DataError(f"{name}[{key!r}] holds an index beyond the {size} inputs")
@@ -99,4 +100,5 @@ def matrices(name: str, value: Any, given: Mapping[str, Any]) -> Tensor:
     found = check_tensor(name, value)
     if found.shape != (len(given["images"]), 6) or not found.is_floating_point():
         raise DataError(f"{name} holds six floating numbers for each image, not {found.dtype} of {tuple(found.shape)}")
+    check_device(name, found, "images", given)
     return found

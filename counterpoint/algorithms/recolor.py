@@ -162,12 +162,15 @@ def _restored(values: Tensor, images: Tensor) -> Tensor:
 
 
 def _levels(images: Tensor) -> Tensor:
-    """Return the level of each value, int64 from 0 to 255; levels have no gradient, so that none may be required."""
+    """Return the level of each value, int64 from 0 to 255; NaN has level 0.
+
+    Raises ``DataError`` where a gradient is required, which levels do not have.
+    """
     if images.requires_grad and torch.is_grad_enabled():
         raise DataError("posterize and equalize have no gradient, and the images require one: give images.detach()")
     if not images.is_floating_point():
         return images.long()
-    return (_values(images) * 255).round().clamp(0, 255).long()
+    return (_values(images) * 255).nan_to_num(0.0).round().clamp(0, 255).long()
 
 
 def _of_levels(levels: Tensor, images: Tensor) -> Tensor:

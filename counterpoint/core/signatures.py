@@ -17,6 +17,7 @@ from counterpoint.core.tensors import FLOATING, INTEGER, check_tensor
 __all__ = [
     "Check",
     "boxes_in",
+    "check_device",
     "checked",
     "each",
     "flags",
@@ -83,12 +84,17 @@ def tensor(
             raise DataError(
                 f"{name} is dense, with the classes as second axis, (N, C, ...), not of shape {tuple(found.shape)}"
             )
-        other = like or rows_of
-        if other and found.device != given[other].device:
-            raise DataError(f"{name} lies on {found.device} and {other} on {given[other].device}: move one of them")
+        if like or rows_of:
+            check_device(name, found, like or rows_of, given)
         return found
 
     return check
+
+
+def check_device(name: str, found: Tensor, other: str, given: Mapping[str, Any], *, host: bool = False) -> None:
+    """Raise ``DataError`` for a tensor on another device than ``other``; with ``host`` it may also lie on the CPU."""
+    if found.device != given[other].device and not (host and found.device.type == "cpu"):
+        raise DataError(f"{name} lies on {found.device} and {other} on {given[other].device}: move one of them")
 
 
 def _words(dtypes: Sequence[torch.dtype]) -> str:
@@ -119,6 +125,7 @@ def each(images: str, *, low: float = -1e6, high: float = 1e6, dtypes: Sequence[
             raise DataError(
                 f"{name} has a number for each of {images}, ({len(given[images])},), not {tuple(found.shape)}"
             )
+        check_device(name, found, images, given)
         _check_numbers(name, found, low, high, dtypes)
         return found
 
@@ -143,6 +150,7 @@ def share(rows_of: str) -> Check:
         found, size = check_tensor(name, value), len(given[rows_of])
         if found.shape not in ((), (size,)):
             raise DataError(f"{name} is one number, or one for each of {rows_of}, ({size},), not {tuple(found.shape)}")
+        check_device(name, found, rows_of, given, host=True)
         _check_numbers(name, found, 0, 1)
         return found if found.is_floating_point() else found.double()
 
@@ -159,6 +167,7 @@ def partner(rows_of: str) -> Check:
                 f"{name} holds an int64 index for each of {rows_of}, ({size},), not {found.dtype} of shape "
                 f"{tuple(found.shape)}"
             )
+        check_device(name, found, rows_of, given, host=True)
         _check_numbers(name, found, -size, size - 1, (torch.int64,))
         return found
 
@@ -175,6 +184,7 @@ def boxes_in(images: str, axes: int) -> Check:
             raise DataError(f"{name} has the shape {form} for {len(pixels)} images, not {tuple(found.shape)}")
         if found.dtype != torch.int64:
             raise DataError(f"{name} holds int64 positions, not {found.dtype}: give {name}.long()")
+        check_device(name, found, images, given)
         for part, extent in ((found[..., 0::2], pixels.shape[-1]), (found[..., 1::2], pixels.shape[-2])):
             _check_numbers(name, part, 0, extent, (torch.int64,))
         return found
