@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from counterpoint.core.brought import brought_by
 from counterpoint.core.errors import CounterpointError
 from counterpoint.core.faults import Fault, Terms
 from counterpoint.core.mend import mend
@@ -18,7 +18,7 @@ __all__ = ["Check", "advise"]
 Check = Callable[[Sequence[object], Mapping[str, Any]], Sequence[Fault]]
 """Returns the faults of a list of algorithms under the facts stated of them, without advice."""
 
-TRIES, DEPTH, OFFERED = 400, 4, 2
+TRIES, DEPTH, FURTHER, OFFERED = 400, 4, 8, 2
 UNDECIDED = "decide which of the parties to leave out, or what else to change: no change that was tried leads on"
 
 
@@ -29,31 +29,36 @@ class _Trial:
         self, faults: Sequence[Fault], listed: Sequence[object], stated: Mapping[str, Any], check: Check, terms: Terms
     ) -> None:
         self.listed, self.stated, self.terms = listed, stated, terms
-        self.before = Counter(fault.code for fault in faults)
-        self.parties = Counter((fault.code, fault.algorithms) for fault in faults)
+        self.before = faults
         self.left = TRIES
         self._check = check
 
     def leads_on(self, fault: Fault, way: Way) -> Way | None:
-        """Return a way that removes a fault and brings none of another code, the given one or a longer one."""
-        wanted = self.before - Counter([fault.code])
+        """Return a way that removes a fault and brings no other, the given one or a longer one."""
+        brought = self._brought(fault, way)
         for _ in range(DEPTH):
-            after = self._after(way)
-            if after is None:
-                return None
-            brought = [other for other in after if Counter(o.code for o in after)[other.code] > wanted[other.code]]
             if not brought:
-                return way if self._is_gone(fault, after) else None
-            further = next((more for other in brought for more in self._ways(other) if not decides(more)), None)
-            if further is None or brought[0].code == fault.code:
+                return None if brought is None else way
+            if brought[0].code == fault.code:
                 return None
-            way = (*way, *further)
-        return None
+            way, brought = self._longer(fault, way, brought)
+        return way if brought == [] else None
 
-    def _is_gone(self, fault: Fault, after: Sequence[Fault]) -> bool:
-        """Whether there are fewer faults of this code between these parties than before."""
-        parties = fault.code, fault.algorithms
-        return sum((other.code, other.algorithms) == parties for other in after) < self.parties[parties]
+    def _longer(self, fault: Fault, way: Way, brought: Sequence[Fault]) -> tuple[Way, list[Fault] | None]:
+        """Return the way made longer by a way out of what it brings: the first that leaves the least of it."""
+        best: tuple[Way, list[Fault] | None] = (way, None)
+        further = [more for other in brought for more in self._ways(other) if not decides(more)]
+        for more in further[:FURTHER]:
+            left = self._brought(fault, (*way, *more))
+            if left is not None and (best[1] is None or len(left) < len(best[1])):
+                best = (*way, *more), left
+            if left == []:
+                break
+        return best
+
+    def _brought(self, fault: Fault, way: Way) -> list[Fault] | None:
+        after = self._after(way)
+        return None if after is None else brought_by(way, fault, self.before, after, self.listed)
 
     def _ways(self, fault: Fault) -> list[Way]:
         return in_terms(fault.ways or ((fault.remedies,) if fault.remedies else ()), self.terms)
@@ -65,6 +70,12 @@ class _Trial:
 
     def decisions(self, fault: Fault) -> list[Way]:
         return [way for way in self._ways(fault) if decides(way)]
+
+    def does_the_same(self, way: Way, other: Way) -> bool:
+        """Whether two ways that change the list alone lead to the same list, as leaving out its last item by name."""
+        if any(isinstance(remedy, State) for remedy in (*way, *other)):
+            return way == other
+        return mend(self.listed, {}, way)[0] == mend(self.listed, {}, other)[0]
 
     def _after(self, way: Way) -> Sequence[Fault] | None:
         if self.left <= 0:
@@ -95,9 +106,12 @@ def _advised(fault: Fault, trial: _Trial) -> Fault:
         if len(offered) == OFFERED or (offered and place >= own):
             break
         found = trial.leads_on(fault, way)
-        if found is None or (offered and (found != way or _same(found, offered[0]))):
+        if found is None:
             continue
-        offered.append(found)
+        if offered and trial.does_the_same(found, offered[0]):
+            offered[0] = min(offered[0], found, key=len)
+        elif not offered or (found == way and not _same(found, offered[0])):
+            offered.append(found)
     decisions = trial.decisions(fault)
     if not offered and not decisions:
         decisions = [(Decide(fault.fix or UNDECIDED),)]
@@ -108,4 +122,4 @@ def _advised(fault: Fault, trial: _Trial) -> Fault:
 def _same(way: Way, other: Way) -> bool:
     """Whether two ways state the same facts, with other values."""
     facts = [[remedy.facts.keys() for remedy in each if isinstance(remedy, State)] for each in (way, other)]
-    return way == other or (facts[0] == facts[1] != [])
+    return facts[0] == facts[1] != []

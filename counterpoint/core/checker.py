@@ -54,7 +54,7 @@ def compose(
     Raises ``CompositionError`` with every fault there is.
     """
     known = Catalog() if catalog is None else catalog
-    members, found = enlist(algorithms, resolve, facts.clock, known.names)
+    members, found = enlist(algorithms, resolve, facts.clock, known.names, terms)
     found = [*faults, *found, *check_members(members, named(algorithms), loss, facts, known)]
     start = {Field.INPUTS: facts.inputs, Field.TARGETS: facts.task.targets}
     nodes = _step_nodes(members)

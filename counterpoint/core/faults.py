@@ -98,6 +98,15 @@ class Terms(Enum):
         """
         return f"{key}={value}" if self is Terms.PYTHON else f"`{key}: {value}`"
 
+    def place(self, *parts: int | str) -> str:
+        """Word where something stands: in a list by its position, in a mapping by its key.
+
+        >>> Terms.PYTHON.place("algorithms", 0, "alpha"), Terms.YAML.place("algorithms", 0, "alpha")
+        ('algorithms[0].alpha', 'algorithms.0.alpha')
+        """
+        words = [f"[{part}]" if isinstance(part, int) and self is Terms.PYTHON else f".{part}" for part in parts]
+        return "".join(words).removeprefix(".")
+
     def text(self, key: str, word: str) -> str:
         """Word a key whose value is text."""
         return self.setting(key, repr(word) if self is Terms.PYTHON else word)

@@ -14,7 +14,7 @@ from counterpoint.core.algorithm import Algorithm, build
 from counterpoint.core.arguments import written
 from counterpoint.core.effects import Declaration, Phase
 from counterpoint.core.errors import PluginError, UnknownNameError, close_to, nearest
-from counterpoint.core.faults import Fault
+from counterpoint.core.faults import Fault, Terms
 from counterpoint.core.kinds import Claim, Field
 from counterpoint.core.mend import free_name, identity_of
 from counterpoint.core.remedy import Decide, Remove, Replace, Set, State, Way
@@ -77,7 +77,9 @@ class Member:
         return self.rank_free or any(transform.sample_losses for transform in transforms)
 
 
-def enlist(given: Sequence[object], resolve: Resolver, clock: Clock, known: Callable[[], Sequence[str]]) -> Enlisted:
+def enlist(
+    given: Sequence[object], resolve: Resolver, clock: Clock, known: Callable[[], Sequence[str]], terms: Terms
+) -> Enlisted:
     """Make members of the list that a user gave; every fault is found, and faulty items are left out.
 
     ``known`` returns the names of all methods, for a name that is none of them.
@@ -89,7 +91,7 @@ def enlist(given: Sequence[object], resolve: Resolver, clock: Clock, known: Call
         try:
             algorithm = build(item, resolve)
         except (PluginError, pydantic.ValidationError, ValueError) as error:
-            faults += _unbuilt(item, position, error, resolve, known)
+            faults += _unbuilt(item, position, error, resolve, known, terms)
             continue
         identities.append(algorithm.identity)
         members += _member(algorithm, algorithm.identity, clock, faults)
@@ -179,14 +181,14 @@ def _renamed(path: str, identity: str, count: int, taken: set[str]) -> Way:
 
 
 def _unbuilt(
-    item: object, position: int, error: Exception, resolve: Resolver, known: Callable[[], Sequence[str]]
+    item: object, position: int, error: Exception, resolve: Resolver, known: Callable[[], Sequence[str]], terms: Terms
 ) -> list[Fault]:
-    place = f"algorithms[{position}]"
+    place = terms.place("algorithms", position)
     given = item.get("name") if isinstance(item, Mapping) else item
     name = given if isinstance(given, str) else ""
     out: Way = (Remove(position),)
     if isinstance(error, pydantic.ValidationError):
-        return explain_settings(error, place, resolve(name), item, position)
+        return explain_settings(error, resolve(name), item, position, terms)
     if isinstance(error, UnknownNameError):
         meant = close_to(name, known()) if _is_tree(item) else []
         renamed = [(Replace(position, _mapping(item) | {"name": close}),) for close in meant]
@@ -212,13 +214,14 @@ def _mapping(item: object) -> dict[str, Any]:
 
 
 def explain_settings(
-    error: pydantic.ValidationError, place: str, algorithm: type[Algorithm[Any]], item: object, position: int
+    error: pydantic.ValidationError, algorithm: type[Algorithm[Any]], item: object, position: int, terms: Terms
 ) -> list[Fault]:
     """Turn pydantic's errors about the settings of one algorithm into faults, one for each setting.
 
-    ``place`` says where the algorithm stands, as ``algorithms[0]``; it is ``item``, at ``position`` of the list.
+    The algorithm is ``item``, at ``position`` of the list.
     """
     faults = []
+    place = terms.place("algorithms", position)
     tree = _mapping(item) if _is_tree(item) else {}
     details = error.errors()
     inner = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
@@ -226,7 +229,7 @@ def explain_settings(
         loc = detail["loc"]
         if loc in inner:  # a list is wrong, too, where one of its items is
             continue
-        path = ".".join(str(part) for part in loc) or "its settings"
+        path = terms.place(*loc) or "its settings"
         message = f"{place} ({algorithm.name}): {path} is {written(detail['input'])}: {detail['msg']}"
         allowed = Decide(f"give {path} an allowed value; `counterpoint show {algorithm.name}` lists them")
         ways: list[Way] = [(Replace(position, changed),) for changed in _without_key(tree, loc)]

@@ -83,7 +83,7 @@ def _remedy(remedy: Remedy, listed: Sequence[object], terms: Terms) -> str:
     if isinstance(remedy, Decide):
         return remedy.question
     if isinstance(remedy, State):
-        return " and ".join(_fact(key, value, terms) for key, value in remedy.facts.items())
+        return ", and ".join(_fact(key, value, terms) for key, value in remedy.facts.items())
     if isinstance(remedy, Choose):
         return _choice(remedy, listed, terms)
     if isinstance(remedy, Add | Replace | Remove):
@@ -99,7 +99,7 @@ def _remedy(remedy: Remedy, listed: Sequence[object], terms: Terms) -> str:
 def _item(remedy: Add | Replace | Remove, terms: Terms) -> str:
     if isinstance(remedy, Add):
         return f"list {_quoted(terms.item(remedy.item), terms)}"
-    place = f"algorithms.{remedy.position}" if terms is Terms.YAML else f"algorithms[{remedy.position}]"
+    place = terms.place("algorithms", remedy.position)
     if isinstance(remedy, Remove):
         return f"leave {place} out"
     return f"write {_quoted(terms.item(remedy.item), terms)} as {place}"
@@ -126,11 +126,11 @@ def _setting(key: str, value: object, terms: Terms) -> str:
 
 
 def _fact(key: str, value: Any, terms: Terms) -> str:
+    name = CONFIG_KEYS[key] if terms is Terms.YAML else key
+    if value is None:
+        return f"leave {name} out"
     where = " of the data" if terms is Terms.YAML and key == "batch_size" else ""
-    if isinstance(value, Mapping):
-        said = terms.setting(key, terms.item(value))
-    else:
-        said = _setting(CONFIG_KEYS[key] if terms is Terms.YAML else key, value, terms)
+    said = terms.setting(name, terms.item(value)) if isinstance(value, Mapping) else _setting(name, value, terms)
     return f"state {said}{where}"
 
 

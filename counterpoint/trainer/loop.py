@@ -146,7 +146,7 @@ class Loop:
         with self._engine.batch(inputs, targets, donate=True) as batch:
             passes = Passes(self._engine, self._model, self._accelerator, batch, self._config.accumulate)
             loss = self._engine.step(passes)
-            self._watch.add(step, loss, self._engine.draws())
+            self._watch.add(step, loss, self._engine.draws(), batch.inputs)
             self._measured.update(*passes.as_mean(loss), passes.outputs, batch.targets)
             self._lr = float(self._optimizer.param_groups[0]["lr"])
         if not self._accelerator.optimizer_step_was_skipped:

@@ -22,6 +22,7 @@ class _Seen:
     step: int
     loss: Tensor
     draws: Mapping[str, Any]
+    inputs: Tensor | None
 
 
 class LossWatch:
@@ -42,9 +43,12 @@ class LossWatch:
         self.go_back = go_back
         self._every, self._seen = every, list[_Seen]()
 
-    def add(self, step: int, loss: Tensor, draws: Mapping[str, Any]) -> None:
-        """Take note of a step's loss, a scalar."""
-        self._seen.append(_Seen(step, loss.detach(), draws))
+    def add(self, step: int, loss: Tensor, draws: Mapping[str, Any], inputs: Tensor | None = None) -> None:
+        """Take note of a step's loss, a scalar, and of the inputs that the model saw, (N, ...).
+
+        Inputs are kept for the error only where each step is checked at once.
+        """
+        self._seen.append(_Seen(step, loss.detach(), draws, inputs if self._every == 1 else None))
         if len(self._seen) >= self._every:
             self.check()
 
@@ -57,7 +61,7 @@ class LossWatch:
             if not abs(loss) < float("inf"):
                 raise NonFiniteLossError(
                     f"step {seen.step}: the loss is {loss}; draws of this step: {describe_draws(seen.draws)}. "
-                    f"A lower optimizer.lr or precision: fp32 may help; {self.go_back}"
+                    f"{_cause(seen.inputs)}; {self.go_back}"
                 )
         self.last = losses[-1]
         self._seen.clear()
@@ -75,3 +79,15 @@ class LossWatch:
                 f"step {step - 1}: its update made weights NaN or infinite: {', '.join(broken[:_FEW])}. "
                 f"A lower optimizer.lr, gradient_clipping or precision: fp32 may help; {self.go_back}"
             )
+
+
+def _cause(inputs: Tensor | None) -> str:
+    """Say what to change: the data where it is NaN or infinite, else what keeps an update small."""
+    if inputs is not None and not inputs.isfinite().all():
+        samples = (~inputs.flatten(1).isfinite().all(1)).nonzero().flatten().tolist()
+        few = ", ".join(map(str, samples[:_FEW])) + (", …" if len(samples) > _FEW else "")
+        return (
+            f"The inputs of this batch are NaN or infinite in {len(samples)} of {len(inputs)} samples (number {few}, "
+            "counted from 0): remove such examples from the data, or replace their values"
+        )
+    return "A lower optimizer.lr or precision: fp32 may help"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tomllib
 from collections.abc import Callable
@@ -80,6 +81,15 @@ def test_a_stale_output_is_noticed() -> None:
     for wrong in ("```python\nprint(1)\n```\n", "```python\nx = 1\n```\n\n```text\n1\n```\n"):
         with pytest.raises(ValueError, match="a text block after it must show it"):
             BUILD.run_examples(wrong, "page")
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_a_page_holds_what_is_printed_and_not_what_is_logged(handled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a handler, as where docs/build.py runs alone, Python writes warnings to stderr."""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()] if handled else [])
+    code = "import logging\nlogging.getLogger('counterpoint.trainer').warning('logged')\nprint('printed')\n"
+    page = f"```python\n{code}```\n\n```text\nprinted\n```\n"
+    assert BUILD.run_examples(page, "page") == page
 
 
 def test_an_unknown_thing_to_make_is_named() -> None:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 from torch import nn
 
 import counterpoint as cp
 from counterpoint.core import Terms
-from counterpoint.core.mend import mend
-from counterpoint.core.remedy import decides
+from counterpoint.core.mend import identity_of, mend
+from counterpoint.core.remedy import Choose, Drop, Remedy, State, decides
+from tests.laws.case import CLASSES
 from tests.laws.draft import altered
 from tests.laws.mistakes import BY_THE_MODEL, MISTAKES, an_unknown_loss
 from tests.laws.settings import registered
@@ -28,6 +31,8 @@ LOSSES = (
 )
 
 
+ANSWERS: dict[str, Any] = {"num_classes": CLASSES, "contract": "off", "inputs": "image", "loss": "cross_entropy"}
+"""What a person may state where a fault leaves it to one."""
 ONLY_IN_PYTHON = {
     "task-unstated",
     "inputs-unknown",
@@ -86,17 +91,60 @@ def follow(listed: Sequence[object], facts: dict[str, Any], dice: Random, terms:
             assert fault.fix, fault
             assert fault.remedies or decides(fault.ways[0]), fault
             assert "  " not in fault.fix, fault
-        open_to_programs = [fault for fault in faults if fault.remedies]
         met.update(fault.code for fault in faults)
-        if not open_to_programs:
+        fault = dice.choice([fault for fault in faults if fault.remedies] or list(faults))
+        was, before = listed, faults
+        if fault.remedies:
+            listed, facts = mend(listed, facts, fault.remedies)
+        else:
             met["decided by a person"] += 1
-            return met
-        fault = dice.choice(open_to_programs)
-        listed, facts = mend(listed, facts, fault.remedies)
+            listed, facts = decided(fault, before, listed, facts, terms)
         after = faults_of(listed, facts, terms)
-        wanted = Counter(other.code for other in faults) - Counter([fault.code])
-        brought = Counter(other.code for other in after) - wanted
-        assert not brought, f"{fault}\n{fault.remedies}\nbrought\n" + "\n".join(map(str, after))
+        brought = unmatched(after, before, fault, was)
+        assert not brought, f"{fault}\n{fault.remedies}\nbrought\n" + "\n".join(map(str, brought))
         faults, rounds = after, rounds - 1
     assert rounds >= 0
     return met
+
+
+def decided(
+    fault: cp.Fault, before: Sequence[cp.Fault], listed: Sequence[object], facts: dict[str, Any], terms: Terms
+) -> tuple[list[object], dict[str, Any]]:
+    """Return what a person may make of a composition whose fault no program can mend: the first answer that leads on.
+
+    Raises ``AssertionError`` where none does.
+    """
+    answers: list[Remedy] = [State({key: value}) for key, value in ANSWERS.items() if facts.get(key) != value]
+    answers += [Drop(name) for name in fault.algorithms]
+    for answer in answers:
+        try:
+            changed = mend(listed, facts, (answer,))
+        except LookupError:  # a party that is no method of the list, such as the loss
+            continue
+        if not unmatched(faults_of(*changed, terms), before, fault, listed):
+            return changed
+    raise AssertionError(f"no answer leads on\n{fault}")
+
+
+def unmatched(
+    after: Sequence[cp.Fault], before: Sequence[cp.Fault], fixed: cp.Fault, listed: Sequence[object]
+) -> list[cp.Fault]:
+    """Return the faults after a change that were not there before it, by their codes and their parties.
+
+    Each is one of those before, with no other party of those that were listed: a choice stands for its branches, and
+    of the one loss or the one model there is one fault of a kind.
+    """
+    chosen = {name for remedy in fixed.remedies if isinstance(remedy, Choose) for name in remedy.algorithms}
+    known = {identity_of(item) for item in listed}
+    rest = list(before)
+    rest.remove(fixed)
+
+    def stays(new: cp.Fault, old: cp.Fault) -> bool:
+        others = {*new.algorithms} & known - {*old.algorithms}
+        others -= chosen if {*old.algorithms} & chosen else set()
+        return new.code == old.code and (new.code in {"loss-targets", "model-inputs"} or not others)
+
+    if not (rest and after):
+        return list(after)
+    matched = maximum_bipartite_matching(csr_array([[stays(new, old) for old in rest] for new in after]), "column")
+    return [new for new, place in zip(after, matched, strict=True) if place < 0]

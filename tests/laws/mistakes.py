@@ -73,7 +73,7 @@ def item(*items: object) -> Mistake:
 
 def same_id(dice: Random, draft: Draft) -> None:
     draft.add(CutOut())
-    one = dice.choice(draft.listed)
+    one = dice.choice([item for item in draft.listed if isinstance(item, cp.Algorithm)])
     draft.listed.append(altered(dice.choice([CutOut(length=0.25), MixUp(), EMA()]), id=one.identity))
 
 

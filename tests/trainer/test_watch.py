@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+import counterpoint as cp
 from counterpoint.core.errors import NonFiniteLossError
+from counterpoint.trainer.spec import DataSpec
 from counterpoint.trainer.watch import LossWatch, describe_draws
+from tests.trainer.support import blobs, config
 
 
 class Pair(NamedTuple):
@@ -83,3 +87,30 @@ def test_broken_weights_are_named_with_the_step_that_broke_them() -> None:
         nn.init.constant_(value, float("inf"))
     with pytest.raises(NonFiniteLossError, match=r"infinite: 0\.weight, .*, 3\.bias\. "):
         watch.check_weights(7, many)
+
+
+@pytest.mark.kind("8")
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_inputs_that_are_not_finite_are_named_and_no_lower_learning_rate(value: float) -> None:
+    inputs = torch.zeros(5, 2, 3)
+    inputs[1, 0, 2] = inputs[4, 1, 0] = value
+    with pytest.raises(NonFiniteLossError, match=r"in 2 of 5 samples \(number 1, 4, counted from 0\)") as raised:
+        LossWatch().add(3, torch.tensor(float("nan")), {}, inputs)
+    assert "optimizer.lr" not in str(raised.value)
+    with pytest.raises(NonFiniteLossError, match=r"A lower optimizer\.lr"):
+        LossWatch().add(3, torch.tensor(float("nan")), {}, torch.zeros(5, 2, 3))
+
+
+@pytest.mark.kind("8")
+def test_the_trainer_names_samples_that_are_not_finite(tmp_path: Path) -> None:
+    data = blobs(32)
+    data.tensors[0][:, 0] = float("nan")
+    trainer = cp.Trainer(
+        config(tmp_path / "run", data=None, max_duration="1ep"),
+        batch_size=16,
+        train_data=data,
+        eval_data=blobs(8),
+        spec=DataSpec("multiclass", "features", tuple(data.tensors[0].shape[1:]), 3),
+    )
+    with pytest.raises(NonFiniteLossError, match=r"samples \(number 0, 1, 2, .*remove such examples from the data"):
+        trainer.fit()
