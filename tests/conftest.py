@@ -28,8 +28,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kind", action="append", default=[], help="run the tests marked kind(NUMBER) alone; repeatable")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that hold none of the kinds asked for."""
+    """Mark long tests as slow, and deselect the tests that hold none of the kinds asked for."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker("slow")
     wanted = set(config.getoption("--kind"))
     if not wanted:
         return

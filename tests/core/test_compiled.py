@@ -201,7 +201,7 @@ print(sum("runs step by step" in str(warning.message) for warning in caught), tu
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_machine_without_a_compiler_runs_eager_and_says_so_once(tmp_path: Any) -> None:
     environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", NO_COMPILER], env=environment, capture_output=True, text=True)
@@ -220,7 +220,7 @@ print(counters["fxgraph_cache_miss"], counters["fxgraph_cache_hit"], counters["f
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_cache_serves_the_next_start(tmp_path: Any) -> None:
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     starts = [

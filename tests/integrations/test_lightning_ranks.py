@@ -18,7 +18,7 @@ from tests.integrations.lit import Module
 from tests.integrations.lit_ranks import mine
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("sam", "parts"), [(False, 1), (True, 2)], ids=["recipe", "sam-2"])
 def test_two_processes_equal_one_with_the_batches_of_both(sam: bool, parts: int, tmp_path: Path) -> None:
     # A process of its own forks: one that has run other tests may hold locks that its children wait for.

@@ -17,7 +17,7 @@ from counterpoint.integrations.state_file import STATE_FILE
 from tests.integrations import hf, recipe
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("sam", "microbatches"), [(False, 1), (True, 2)], ids=["recipe", "sam-2"])
 def test_two_processes_equal_one_with_the_batches_of_both(sam: bool, microbatches: int, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]

@@ -36,7 +36,7 @@ def test_following_fixes_leads_to_a_right_composition(terms: Terms) -> None:
     assert met["decided by a person"] < 15
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.kind("8")
 @pytest.mark.kind("28")
 @pytest.mark.parametrize("terms", Terms)

@@ -97,7 +97,7 @@ def test_the_laws_hold() -> None:
     check_richness(run_laws(300), least=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_laws_hold_for_very_many() -> None:
     tally = run_laws(20_000)
     print(f"\n{tally}")  # pytest -rP shows it

@@ -131,7 +131,7 @@ def test_the_order_of_the_list_changes_nothing_by_accident() -> None:
     assert tally.compared["2 lists"] >= 50, str(tally)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_order_of_the_list_changes_nothing_by_accident_in_very_many() -> None:
     tally = many(20_000)
     print(f"\n{tally}")  # pytest -rP shows it

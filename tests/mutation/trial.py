@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 OPTIONS = ["-q", "-x", "--tb=no", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-OPTIONS += ["-m", "not slow", "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plugins are imported before the fork
+OPTIONS += ["-m", "not long", "-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plugins are imported before the fork
 NOTHING = "nothing"
 IMPORT = "the import"
 TIME = "the time limit"

@@ -32,7 +32,7 @@ def _use(step: int) -> Use:
     return Use(step, memory, len(os.listdir("/proc/self/fd")), threading.active_count())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_long_run_grows_in_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int) -> None:
     """Fifty epochs with an evaluation and a checkpoint each, for which loaders of data start and end."""

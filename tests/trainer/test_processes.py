@@ -122,7 +122,7 @@ def _started(command: list[str], run: dict[str, object], folder: Path, **variabl
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("command", "variables", "told"),
     [
@@ -145,7 +145,7 @@ def test_what_launchers_start(command: list[str], variables: dict[str, str], tol
     assert (tmp_path / "run" / "model.safetensors").exists() == bool(variables)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_ends_the_run_that_is_then_gone_on_with(tmp_path: Path) -> None:
     """By torchrun, which starts nothing anew here: the run resumes bit for bit."""
     keys = {"data": {"name": "digits", "batch_size": 32}, "max_duration": "3ep", "checkpoint_every": "10ba"}

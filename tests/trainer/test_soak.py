@@ -46,7 +46,7 @@ def _last_step(log: Path) -> int:
     return int(lines[-1].partition(":")[0]) if lines else -1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_fifty_kills(killer: Killer, tmp_path: Path) -> None:
     """Half of the kills come at a random call of each place in turn, the others at random times."""
     whole, log = tmp_path / "whole", tmp_path / "whole.log"
