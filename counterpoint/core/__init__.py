@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from counterpoint.core.engine import Engine
     from counterpoint.core.events import Event
     from counterpoint.core.facts import Facts
-    from counterpoint.core.faults import Fault, Terms
+    from counterpoint.core.faults import Fault
     from counterpoint.core.loss import LossSpec, OutputKind
     from counterpoint.core.plan import Plan
     from counterpoint.core.rng import Rng
     from counterpoint.core.scope import Outcome, Scope
+    from counterpoint.core.terms import Terms
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -39,11 +40,12 @@ __getattr__, __dir__ = lazy_names(
         "counterpoint.core.engine": ("Engine",),
         "counterpoint.core.events": ("Event",),
         "counterpoint.core.facts": ("Facts",),
-        "counterpoint.core.faults": ("Fault", "Terms"),
+        "counterpoint.core.faults": ("Fault",),
         "counterpoint.core.loss": ("LossSpec", "OutputKind"),
         "counterpoint.core.plan": ("Plan",),
         "counterpoint.core.rng": ("Rng",),
         "counterpoint.core.scope": ("Outcome", "Scope"),
+        "counterpoint.core.terms": ("Terms",),
     },
 )
 

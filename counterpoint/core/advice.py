@@ -8,9 +8,10 @@ from typing import Any
 
 from counterpoint.core.brought import brought_by
 from counterpoint.core.errors import CounterpointError
-from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.faults import Fault
 from counterpoint.core.mend import mend
 from counterpoint.core.remedy import Decide, Drop, State, Way, decides
+from counterpoint.core.terms import Terms
 from counterpoint.core.wording import in_terms, worded
 
 __all__ = ["Check", "advise"]

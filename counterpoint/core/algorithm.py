@@ -25,10 +25,8 @@ from counterpoint.core.declare import collect
 from counterpoint.core.durations import Duration
 from counterpoint.core.effects import Declaration
 from counterpoint.core.errors import DeclarationError
+from counterpoint.core.faults import Fault
 from counterpoint.core.rng import Rng
-
-if TYPE_CHECKING:
-    from counterpoint.core.faults import Fault
 
 __all__ = ["Algorithm", "Component", "Names", "build"]
 

@@ -15,7 +15,7 @@ from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
 from counterpoint.core.facts import Facts
-from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import Field, Kind, Task
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member, Resolver, enlist, named
@@ -23,6 +23,7 @@ from counterpoint.core.order import Edge, Order, Pair, Rank, arrange
 from counterpoint.core.plan import Plan
 from counterpoint.core.remedy import Drop, DropWish, Set, State, Way
 from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.core.terms import Terms
 from counterpoint.core.unmet import unmet, unmet_loss, unmet_model
 from counterpoint.core.wiring import batch_edges, disagreements, hook_edges, node_of
 from counterpoint.core.wording import as_listed

@@ -31,10 +31,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from counterpoint.core.faults import Fault
+from counterpoint.core.faults import Fault
 
 __all__ = [
     "ArgumentError",

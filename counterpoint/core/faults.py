@@ -1,18 +1,12 @@
-"""What the checker says when methods do not fit, in the user's terms."""
+"""What the checker says when methods do not fit: plain data, which the errors carry."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
-from typing import Any
 
-from counterpoint.core.events import Event
 from counterpoint.core.remedy import Remedy, Way
 
-__all__ = ["CODES", "Fault", "Terms"]
+__all__ = ["CODES", "Fault"]
 
 CODES = {
     "unknown-algorithm": "nothing is registered under this name",
@@ -55,103 +49,27 @@ CODES = {
 }
 """Every code that a fault may have, with what it means."""
 
-_PLAIN = re.compile(r"[a-z][a-z0-9_]*|[0-9.]+(ba|ep|dur)")
-_NO_TEXT = frozenset({"null", "true", "false", "yes", "no", "on", "off", "y", "n"})
-
 
 @dataclass(frozen=True)
 class Fault:
     """One reason why a composition is refused.
 
     ``code`` is one of ``CODES`` and stable; ``message`` says what clashes with what, where and why; ``fix`` what to
-    change, in the terms of whoever wrote the composition; ``algorithms`` names the parties, ``event`` the span at which
-    they clash. ``remedies`` is the fix as data, for ``counterpoint.core.mend.mend``; empty where only a person can
-    decide. ``ways`` are all ways out that ``fix`` words, the one of ``remedies`` first; those that hold a ``Decide``
-    leave something to a person. The checker starts from every way that comes into question, and keeps those that lead
-    on.
+    change, in the terms of whoever wrote the composition; ``algorithms`` names the parties, ``event`` the value of the
+    ``Event`` at which they clash. ``remedies`` is the fix as data, for ``counterpoint.core.mend.mend``; empty where
+    only a person can decide. ``ways`` are all ways out that ``fix`` words, the one of ``remedies`` first; those that
+    hold a ``Decide`` leave something to a person. The checker starts from every way that comes into question, and keeps
+    those that lead on.
     """
 
     code: str
     message: str
     fix: str = ""
     algorithms: tuple[str, ...] = ()
-    event: Event | None = None
+    event: str | None = None
     remedies: tuple[Remedy, ...] = ()
     ways: tuple[Way, ...] = ()
 
     def __str__(self) -> str:
-        at = f" at each {self.event.value}:" if self.event else ""
+        at = f" at each {self.event}:" if self.event else ""
         return f"[{self.code}]{at} {self.message}\n    fix: {self.fix}"
-
-
-class Terms(Enum):
-    """How fixes are worded: as a Python call, or as lines of a config."""
-
-    PYTHON = "python"
-    YAML = "yaml"
-
-    def setting(self, key: str, value: str) -> str:
-        """Word a key with its value.
-
-        >>> Terms.PYTHON.setting("task", "'multiclass'"), Terms.YAML.setting("task", "multiclass")
-        ("task='multiclass'", '`task: multiclass`')
-        """
-        return f"{key}={value}" if self is Terms.PYTHON else f"`{key}: {value}`"
-
-    def place(self, *parts: int | str) -> str:
-        """Word where something stands: in a list by its position, in a mapping by its key.
-
-        >>> Terms.PYTHON.place("algorithms", 0, "alpha"), Terms.YAML.place("algorithms", 0, "alpha")
-        ('algorithms[0].alpha', 'algorithms.0.alpha')
-        """
-        words = [f"[{part}]" if isinstance(part, int) and self is Terms.PYTHON else f".{part}" for part in parts]
-        return "".join(words).removeprefix(".")
-
-    def text(self, key: str, word: str) -> str:
-        """Word a key whose value is text."""
-        return self.setting(key, repr(word) if self is Terms.PYTHON else word)
-
-    def word(self, value: bool | set[str]) -> str:
-        """Word a switch or a set of words.
-
-        >>> Terms.YAML.word(False), Terms.YAML.word({"index", "dense"}), Terms.PYTHON.word({"dense"})
-        ('false', '[dense, index]', "{'dense'}")
-        """
-        if isinstance(value, bool):
-            return str(value) if self is Terms.PYTHON else str(value).lower()
-        words = sorted(value)
-        return f"[{', '.join(words)}]" if self is Terms.YAML else "{" + ", ".join(map(repr, words)) + "}"
-
-    def item(self, component: Mapping[str, Any]) -> str:
-        """Word an item of the list of algorithms: a bare name where it has no settings, else a mapping.
-
-        >>> Terms.YAML.item({"name": "mixup"}), Terms.YAML.item({"name": "mixup", "id": "late", "start": "0.5dur"})
-        ('mixup', '{name: mixup, id: late, start: 0.5dur}')
-        >>> Terms.PYTHON.item({"name": "one_of", "algorithms": ({"name": "mixup"}, {"name": "cutmix"})})
-        "{'name': 'one_of', 'algorithms': ['mixup', 'cutmix']}"
-        """
-        plain = _bare(component)
-        return _flow(plain) if self is Terms.YAML else repr(plain)
-
-    def choice(self, name: str, branches: Sequence[Mapping[str, Any]]) -> str:
-        """Word a choice among items of the list of algorithms, by the method of that name."""
-        worded = self.item({"name": name, "algorithms": branches})
-        return f"`{worded}`" if self is Terms.YAML else worded
-
-
-def _bare(value: Any) -> Any:
-    """Return plain data in which items of a list that have a name and nothing else are that name."""
-    if isinstance(value, Mapping):
-        inner = {key: _bare(held) for key, held in value.items()}
-        return inner["name"] if inner.keys() == {"name"} else inner
-    return [_bare(held) for held in value] if isinstance(value, list | tuple) else value
-
-
-def _flow(value: Any) -> str:
-    """Write plain data as YAML on one line; words stand without quotes where YAML reads them as text."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_flow(held)}" for key, held in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_flow, value)) + "]"
-    plain = isinstance(value, str) and _PLAIN.fullmatch(value) and value not in _NO_TEXT
-    return str(value) if plain else json.dumps(value)

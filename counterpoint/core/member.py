@@ -14,11 +14,12 @@ from counterpoint.core.algorithm import Algorithm, build
 from counterpoint.core.arguments import written
 from counterpoint.core.effects import Declaration, Phase
 from counterpoint.core.errors import PluginError, UnknownNameError, close_to, nearest
-from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import Claim, Field
 from counterpoint.core.mend import free_name, identity_of
 from counterpoint.core.remedy import Decide, Remove, Replace, Set, State, Way
 from counterpoint.core.schedule import Clock, Schedule
+from counterpoint.core.terms import Terms
 
 __all__ = ["Member", "Resolver", "enlist", "explain_settings", "lengths", "named"]
 

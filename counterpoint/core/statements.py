@@ -15,10 +15,11 @@ from counterpoint.core.durations import Duration
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import ArgumentError, close_to, nearest
 from counterpoint.core.facts import Facts
-from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Field, Kind, Task
 from counterpoint.core.remedy import Decide, State
 from counterpoint.core.schedule import Clock
+from counterpoint.core.terms import Terms
 
 __all__ = ["Statements", "stated"]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from counterpoint.core.faults import Fault, Terms
+from counterpoint.core.faults import Fault
 from counterpoint.core.mend import WISHES, chosen, identity_of, mend, wished
 from counterpoint.core.remedy import (
     Add,
@@ -22,6 +22,7 @@ from counterpoint.core.remedy import (
     Way,
     decides,
 )
+from counterpoint.core.terms import Terms
 
 __all__ = ["CONFIG_KEYS", "as_listed", "in_terms", "word", "worded"]
 

@@ -12,11 +12,11 @@ from counterpoint.composition import compose
 from counterpoint.core.algorithm import Algorithm
 from counterpoint.core.durations import Duration
 from counterpoint.core.errors import CompositionError, ConfigError
-from counterpoint.core.faults import Terms
 from counterpoint.core.fitting import check_model, misfits
 from counterpoint.core.kinds import BYTES, INDEX, NORMALIZED, Field
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.plan import Plan
+from counterpoint.core.terms import Terms
 from counterpoint.losses import Loss, resolve_loss
 from counterpoint.trainer.components import build_component
 from counterpoint.trainer.config import RunConfig
