@@ -28,7 +28,6 @@ from counterpoint.algorithms import (
     TrivialAugment,
 )
 from counterpoint.core.calls import Call, map_draws, run_calls
-from counterpoint.core.conversions import Conversion
 from counterpoint.core.kinds import INPUT_KINDS
 
 __all__ = ["METHODS", "count_recompiles", "replay_graph", "run_unwaited", "same_as_the_host"]
@@ -120,8 +119,7 @@ def _call(plan: Callable[[Tensor, Tensor], object], given: tuple[Tensor, Tensor]
 
 def _calls(plan: cp.Plan, drawn: dict[str, Any]) -> list[Call]:
     """Return the edits of a plan that has no choices, with draws that were made before."""
-    given = {step.name: plan.ignore_index for step in plan.steps if isinstance(step.work, Conversion)} | drawn
-    return [Call(edit, given.get(step.identity)) for step in plan.steps for edit in step.edits[step.identity]]
+    return [Call(edit, drawn.get(step.identity)) for step in plan.steps for edit in step.edits[step.identity]]
 
 
 def _captured(device: torch.device, work: Callable[[], None]) -> Callable[[], None]:

@@ -16,8 +16,8 @@ from counterpoint.algorithms import label_smoothing as _smoothing
 from counterpoint.algorithms import mixup as _mixup
 from counterpoint.algorithms import normalize as _normalize
 from counterpoint.algorithms import trivial_augment as _trivial
-from counterpoint.core import conversions
 from counterpoint.core import signatures as _check
+from counterpoint.core import targets as _targets
 from counterpoint.core.arguments import MOST
 from counterpoint.core.tensors import FLOATING
 
@@ -79,7 +79,7 @@ smooth_multi_hot = _check.checked(
     _smoothing.smooth_multi_hot, targets=_check.tensor(dtypes=FLOATING), smoothing=_check.real(0, 1)
 )
 dense_targets = _check.checked(
-    conversions.dense_targets,
+    _targets.dense_targets,
     target=_check.tensor(),
     num_classes=_check.whole(1, 1 << 24),
     ignore_index=_check.whole(-MOST),

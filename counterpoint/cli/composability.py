@@ -13,7 +13,6 @@ from torch import nn
 
 from counterpoint.composition import compose
 from counterpoint.core.algorithm import Algorithm, build
-from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Field
 from counterpoint.core.plan import Plan
@@ -79,7 +78,7 @@ def _batches(plan: Plan) -> str:
     if not plan.steps:
         return "it leaves them as they are, and class indices stay class indices"
     parts = [part.value for part in Field if any(part in e.edits for step in plan.steps for e in step.effects)]
-    if any(isinstance(step.work, Conversion) for step in plan.steps):
+    if any(step.inserted for step in plan.steps):
         return f"it edits {' and '.join(parts)}; class indices become dense first (`{plan.steps[0].name}`)"
     return f"it edits {' and '.join(parts)}; class indices stay class indices"
 

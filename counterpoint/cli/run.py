@@ -23,7 +23,7 @@ from counterpoint.core.errors import (
 )
 from counterpoint.core.failures import describe_error
 from counterpoint.core.faults import Fault
-from counterpoint.core.member import named
+from counterpoint.core.members import named
 from counterpoint.core.remedy import Remedy
 from counterpoint.plugins.guard import ProcessExit, exits_refused, guarded
 from counterpoint.trainer.components import ComponentOf

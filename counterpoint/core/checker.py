@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from counterpoint.core.catalog import Catalog
 from counterpoint.core.checks import check_members
-from counterpoint.core.conversions import Conversion, route
+from counterpoint.core.conversions import route
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
@@ -18,10 +18,12 @@ from counterpoint.core.facts import Facts
 from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import Field, Kind, Task
 from counterpoint.core.loss import LossSpec
-from counterpoint.core.member import Member, Resolver, enlist, named
+from counterpoint.core.member import Member
+from counterpoint.core.members import Resolver, enlist, named
 from counterpoint.core.order import Edge, Order, Pair, Rank, arrange
 from counterpoint.core.plan import Plan
 from counterpoint.core.remedy import Drop, DropWish, Set, State, Way
+from counterpoint.core.schedule import Schedule
 from counterpoint.core.steps import BatchStep, HookStep
 from counterpoint.core.terms import Terms
 from counterpoint.core.unmet import unmet, unmet_loss, unmet_model
@@ -94,7 +96,10 @@ def _conversions(
         gives = {edit.gives for edit in edits if edit.gives is not None}
         accepts = loss.accepts if loss is not None and part is Field.TARGETS else frozenset[Kind]()
         for conversion in route(task, [edit.needs for edit in edits], gives, accepts, kind):
-            yield BatchStep(conversion.name, conversion, (conversion.effect,))
+            method = conversion.build(-100 if loss is None else loss.ignore_index)
+            member = Member(method, method.name, Schedule(), method.declared())
+            effects = member.declaration.transforms
+            yield BatchStep(method.name, member, effects, effects[0].method, inserted=True, final=conversion.final)
 
 
 def _branch_faults(nodes: Sequence[BatchStep]) -> Iterator[Fault]:
@@ -104,8 +109,7 @@ def _branch_faults(nodes: Sequence[BatchStep]) -> Iterator[Fault]:
             choice, other = (first, second) if len(first.effects) > 1 else (second, first)
             reasons = "; ".join(sorted({f"{verdict.rule}: {verdict.reason}" for verdict in verdicts}))
             message = f"branches of {choice.name} would need to come on both sides of {other.name} ({reasons})"
-            branches = choice.work.leaves if isinstance(choice.work, Member) else ()
-            ways = (*((Drop(branch.identity),) for branch in branches), (Drop(choice.name),))
+            ways = (*((Drop(branch.identity),) for branch in choice.work.leaves), (Drop(choice.name),))
             parties = (choice.name, other.name)
             yield Fault("branch-order", message, algorithms=parties, event=Event.BATCH, ways=ways)
 
@@ -116,14 +120,14 @@ def _order_faults(
     for edge, between in dict.fromkeys(order.contradictions):  # a wish may be written on both sides
         earlier, later = nodes[edge.first].identity, nodes[edge.second].identity
         way = " → ".join(nodes[position].name for position in between) + _why(edges, between)
-        listed = [nodes[place] for place in (edge.second, edge.first) if isinstance(nodes[place].work, Member)]
+        listed = [nodes[place] for place in (edge.second, edge.first) if not nodes[place].inserted]
         ways: tuple[Way, ...] = tuple((Drop(node.identity),) for node in listed)
         if edge.rank is Rank.WISH:
             message = f"{edge.reason}, against what has to hold: {way}"
             wishes = [
                 DropWish(node.identity, key, name)
                 for node, key, name in ((nodes[edge.first], "before", later), (nodes[edge.second], "after", earlier))
-                if isinstance(node.work, Member) and name in getattr(node.work.algorithm, key)
+                if name in getattr(node.work.algorithm, key)
             ]
             ways = (tuple(wishes),)
         else:
@@ -134,7 +138,6 @@ def _order_faults(
         if pair.outcome == "as listed":
             message = f"only the list puts {pair.first} before {pair.second}: {pair.reason}"
             first, second = (next(node for node in nodes if node.name == name) for name in (pair.first, pair.second))
-            assert isinstance(first.work, Member)
             wish = Set(first.identity, {"before": (*first.work.algorithm.before, second.identity)})
             ways = ((wish,), (State({"strict_order": False}),))
             parties = (pair.first, pair.second)
@@ -171,8 +174,8 @@ def _walk(
                     found.append(unmet(node, part, before[part], edit.needs, facts, catalog))
                 elif edit.gives is not None:
                     kinds[part] = edit.gives
-        if isinstance(node.work, Conversion) and not node.work.final and facts.num_classes is None:
-            message = f"targets must become {node.work.target}, and the number of classes is not stated"
+        if node.inserted and not node.final and facts.num_classes is None:
+            message = f"targets must become {kinds[Field.TARGETS]}, and the number of classes is not stated"
             elsewhere = "use data that state their number of classes"
             count = loss.classes if loss is not None and loss.classes is not None else 10
             found.append(Fault("classes-unstated", message, ways=((State({"num_classes": count}, elsewhere),),)))

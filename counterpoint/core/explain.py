@@ -6,7 +6,6 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import chain, combinations, product
 
-from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import HookEffect, Phase
 from counterpoint.core.events import Event
 from counterpoint.core.kinds import MIXING, SMOOTHING, Claim, Field, names
@@ -58,7 +57,7 @@ def _row(title: str, inputs: str, targets: str) -> str:
 
 
 def _title(step: BatchStep) -> str:
-    if isinstance(step.work, Conversion):
+    if step.inserted:
         return f"+ {step.name} (inserted)"
     parts = [str(step.work.schedule)] if str(step.work.schedule) else []
     if step.work.branches:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.batch import Batch, Inputs
-from counterpoint.core.conversions import Conversion, check_classes, check_counted
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
 from counterpoint.core.plan import Plan
+from counterpoint.core.targets import check_classes, check_counted
 from counterpoint.core.tensors import INTEGER, check_tensor
 
 __all__ = ["MASS_ERROR", "check_batch", "check_masses", "check_targets", "check_values", "input_tensors", "masses"]
@@ -91,12 +91,12 @@ def _check_dense_axes(batch: Batch) -> None:
 def _check_counted(plan: Plan, batch: Batch) -> None:
     """Check that no position is ignored where the targets become a kind that cannot say so."""
     for step in plan.steps:
-        if isinstance(step.work, Conversion) and step.work.final and plan.loss_spec is not None:
-            check_counted(batch.targets, plan.ignore_index, plan.loss_spec.name, step.work.target)
+        if step.final and plan.loss_spec is not None:
+            check_counted(batch.targets, plan.ignore_index, plan.loss_spec.name, step.after[Field.TARGETS])
 
 
 def _given_dense(plan: Plan, batch: Batch) -> Batch:
-    converts = any(isinstance(step.work, Conversion) for step in plan.steps)
+    converts = any(step.inserted for step in plan.steps)
     if not converts and plan.loss_spec is not None and DENSE not in plan.loss_spec.accepts:
         raise DataError(
             f"targets of dtype {batch.targets.dtype} are dense, and the loss {plan.loss_spec.name} takes class indices"

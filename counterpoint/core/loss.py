@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.arguments import MOST, flag, function, instance, whole_number, written
-from counterpoint.core.conversions import check_classes
 from counterpoint.core.errors import ArgumentError, DataError
 from counterpoint.core.kinds import Claim, Field, Kind
+from counterpoint.core.targets import check_classes
 from counterpoint.core.tensors import check_tensor
 
 __all__ = ["LossSpec", "OutputKind", "check_shapes", "check_values"]

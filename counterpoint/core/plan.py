@@ -13,7 +13,6 @@ from torch import Tensor
 
 from counterpoint.core.arguments import flag, whole_number
 from counterpoint.core.batch import Batch, BatchSpec, Inputs, checked_spec
-from counterpoint.core.conversions import Conversion
 from counterpoint.core.digest import described, digest
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
@@ -98,8 +97,7 @@ class Plan:
     @cached_property
     def _varies(self) -> bool:
         """Whether a batch step does something else at another step."""
-        works = [step.work for step in self.steps if isinstance(step.work, Member)]
-        members = [*works, *(leaf for work in works for leaf in work.leaves)]
+        members = [*(step.work for step in self.steps), *(leaf for step in self.steps for leaf in step.work.leaves)]
         return any(member.random or not member.schedule.unconditional for member in members)
 
     @cached_property
@@ -287,5 +285,4 @@ def _step_data(step: BatchStep) -> dict[str, Any]:
     def kinds(side: dict[Field, Kind]) -> dict[str, str]:
         return {part.value: kind.name for part, kind in sorted(side.items())}
 
-    conversion = isinstance(step.work, Conversion)
-    return {"name": step.name, "conversion": conversion, "before": kinds(step.before), "after": kinds(step.after)}
+    return {"name": step.name, "conversion": step.inserted, "before": kinds(step.before), "after": kinds(step.after)}

@@ -16,7 +16,6 @@ from counterpoint.core.arguments import flag
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.calls import BoundEdit, Call, run_calls
 from counterpoint.core.contract import watch_step
-from counterpoint.core.conversions import Conversion
 from counterpoint.core.errors import DataError
 from counterpoint.core.failures import MethodCode
 from counterpoint.core.generators import GeneratorWatch
@@ -192,11 +191,8 @@ class _Editing:
 
         The draws of those that act are kept.
         """
-        if isinstance(planned.work, Conversion):
-            yield Call(planned.edits[planned.name][0], self._plan.ignore_index)
-            return
         for member, certain, active in self._leaves(planned.work, everyone=everyone):
-            drawn = self._drawn(member, batch.spec, keep=active)
+            drawn = None if planned.inserted else self._drawn(member, batch.spec, keep=active)
             for edit in planned.edits[member.identity]:
                 yield Call(self._with_losses(edit) if edit.sample_losses else edit, drawn, certain, active)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 from counterpoint.core.calls import BoundEdit
-from counterpoint.core.conversions import Conversion
 from counterpoint.core.effects import HookEffect, TransformEffect
 from counterpoint.core.kinds import Field, Kind
 from counterpoint.core.member import Member
@@ -18,28 +18,31 @@ __all__ = ["BatchStep", "HookStep"]
 
 @dataclass(frozen=True)
 class BatchStep:
-    """A step that edits the batch: a method's transform, a choice among methods, or a conversion.
+    """A step that edits the batch: a method's transform, or a choice among methods.
 
-    ``effects`` is one effect, or one for each branch of a choice; ``method`` names the transform, ``None`` for a choice
-    or a conversion. ``before`` and ``after`` are the kinds of each field on its two sides, once it has its place.
+    ``effects`` is one effect, or one for each branch of a choice; ``method`` names the transform, ``None`` for a
+    choice. The checker ``inserted`` it, or the user listed it; a ``final`` one comes behind every other, for the loss.
+    ``before`` and ``after`` are the kinds of each field on its two sides, once it has its place.
     """
 
     name: str
-    work: Member | Conversion
+    work: Member
     effects: tuple[TransformEffect, ...]
     method: str | None = None
+    inserted: bool = False
+    final: bool = False
     before: dict[Field, Kind] = field(default_factory=dict)
     after: dict[Field, Kind] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
         """The name of the member that it belongs to."""
-        return self.work.name if isinstance(self.work, Conversion) else self.work.identity
+        return self.work.identity
 
     @property
     def schedule(self) -> Schedule:
         """When it acts."""
-        return self.work.schedule if isinstance(self.work, Member) else Schedule()
+        return self.work.schedule
 
     @cached_property
     def compiles(self) -> bool:
@@ -54,12 +57,7 @@ class BatchStep:
 
     @cached_property
     def edits(self) -> dict[str, tuple[BoundEdit, ...]]:
-        """What each member does to a batch in this step, by its name; what a conversion does, by its own.
-
-        The draws of a conversion are the class index that marks an ignored position.
-        """
-        if isinstance(self.work, Conversion):
-            return {self.name: (BoundEdit(self.name, self.work, *self._kinds),)}
+        """What each member does to a batch in this step, by its name."""
         return {leaf.identity: tuple(self._of(leaf)) for leaf in self.work.leaves}
 
     @property
@@ -77,6 +75,7 @@ class BatchStep:
 class HookStep:
     """A step that edits training state at an event."""
 
+    inserted: ClassVar[bool] = False
     name: str
     work: Member
     effect: HookEffect

@@ -6,9 +6,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from itertools import combinations
 
 from counterpoint.core.commute import AS_LISTED, Verdict, commute, convention, hooks_commute
-from counterpoint.core.conversions import Conversion
 from counterpoint.core.kinds import Field, Kind, names
-from counterpoint.core.member import Member
 from counterpoint.core.order import Edge, Node, Rank
 from counterpoint.core.steps import BatchStep, HookStep
 
@@ -19,21 +17,19 @@ def node_of(step: BatchStep | HookStep) -> Node:
     """Return the step with its canonical key: what it does first, its name only to break ties."""
     if isinstance(step, HookStep):
         return Node(step.name, (repr(sorted(step.effect.writes)), repr(sorted(step.effect.reads)), step.name))
-    conversion = isinstance(step.work, Conversion)
-    final = isinstance(step.work, Conversion) and step.work.final
     resizes = any(effect.resizes for effect in step.effects)
     across = any(effect.across_samples for effect in step.effects)
     fills = any(effect.fills for effect in step.effects)
-    levels = "".join(str(int(level)) for level in (final, not conversion, not resizes, across, fills))
+    levels = "".join(str(int(level)) for level in (step.final, not step.inserted, not resizes, across, fills))
     described = "&".join(sorted(effect.signature for effect in step.effects))
-    return Node(step.name, (levels, described, step.name), listed=not conversion)
+    return Node(step.name, (levels, described, step.name), listed=not step.inserted)
 
 
 def batch_edges(steps: Sequence[BatchStep], start: dict[Field, Kind]) -> list[Edge]:
     """Return the edges between the steps of a batch, whose fields start out as ``start`` says."""
     edges = [*_needs(steps, start), *_wishes(steps)]
     settled = {frozenset((edge.first, edge.second)) for edge in edges}
-    alike = _numbered([(_signatures(step), step.schedule, isinstance(step.work, Conversion)) for step in steps])
+    alike = _numbered([(_signatures(step), step.schedule, step.inserted) for step in steps])
     verdicts: dict[tuple[int, int], Verdict | None] = {}
     for i, j in combinations(range(len(steps)), 2):
         pair = alike[i], alike[j]
@@ -95,7 +91,7 @@ def disagreements(first: BatchStep, second: BatchStep) -> list[Verdict]:
 
 def _verdicts(first: BatchStep, second: BatchStep) -> list[Verdict]:
     # A conversion changes the form of a field and not what it says: only who needs which kind orders it.
-    if isinstance(first.work, Conversion) or isinstance(second.work, Conversion):
+    if first.inserted or second.inserted:
         return []
     if not first.schedule.meets(second.schedule):
         return []
@@ -107,11 +103,10 @@ def _wishes(steps: Sequence[BatchStep | HookStep]) -> Iterator[Edge]:
     for position, step in enumerate(steps):
         places.setdefault(step.identity, []).append(position)
     for position, step in enumerate(steps):
-        if isinstance(step.work, Member):
-            for name in step.work.algorithm.before:
-                yield from (_wished(steps, position, other) for other in places.get(name, ()))
-            for name in step.work.algorithm.after:
-                yield from (_wished(steps, other, position) for other in places.get(name, ()))
+        for name in step.work.algorithm.before:
+            yield from (_wished(steps, position, other) for other in places.get(name, ()))
+        for name in step.work.algorithm.after:
+            yield from (_wished(steps, other, position) for other in places.get(name, ()))
 
 
 def _wished(steps: Sequence[BatchStep | HookStep], first: int, second: int) -> Edge:
@@ -126,18 +121,19 @@ def _needs(steps: Sequence[BatchStep], start: dict[Field, Kind]) -> Iterator[Edg
         for first, step in enumerate(steps):
             if any(effect.unedited and part in effect.reads | effect.edits.keys() for effect in step.effects):
                 for second, other in enumerate(steps):
-                    if second != first and not isinstance(other.work, Conversion) and _edits(other, part):
+                    if second != first and not other.inserted and _edits(other, part):
                         yield Edge(first, second, Rank.NEEDS, "unedited", f"{step.name} must see unedited {part.value}")
 
 
 def _final_edges(steps: Sequence[BatchStep], part: Field) -> Iterator[Edge]:
     """Put steps that could edit a field on both sides of a final conversion before it."""
     for last, step in enumerate(steps):
-        if isinstance(step.work, Conversion) and step.work.final:
+        if step.final and _edits(step, part):
+            (made,) = (effect.edits[part] for effect in step.effects)
             for first, other in enumerate(steps):
                 edits = [effect.edits[part] for effect in other.effects if part in effect.edits]
-                if any({step.work.source, step.work.target} <= edit.needs for edit in edits):
-                    reason = f"the loss alone needs {step.work.target} {part.value}, so {step.name} comes last"
+                if any({*made.needs, made.gives} <= edit.needs for edit in edits):
+                    reason = f"the loss alone needs {made.gives} {part.value}, so {step.name} comes last"
                     yield Edge(first, last, Rank.NEEDS, "needs-and-gives", reason)
 
 

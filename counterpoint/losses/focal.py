@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.conversions import dense_targets
 from counterpoint.core.kinds import DENSE, INDEX, MULTI_HOT
 from counterpoint.core.loss import LossSpec
+from counterpoint.core.targets import dense_targets
 from counterpoint.core.tensors import check_tensor
 from counterpoint.losses.checks import (
     Reduction,

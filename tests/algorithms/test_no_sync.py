@@ -24,7 +24,6 @@ from torch.utils._pytree import tree_leaves
 import counterpoint as cp
 from counterpoint.algorithms.trivial_augment import OPERATIONS
 from counterpoint.core.calls import Call, map_draws
-from counterpoint.core.conversions import Conversion
 from counterpoint.core.intake import check_batch
 from counterpoint.core.kinds import IMAGES
 from counterpoint.core.run import Dice, draw
@@ -85,9 +84,6 @@ def nobody_waits() -> Iterator[None]:
 def calls(plan: cp.Plan, step: int, size: int) -> Iterator[Call]:
     """Give every edit that a plan may make, of a choice those of each branch, with its draws on the device."""
     for planned in plan.steps:
-        if isinstance(planned.work, Conversion):
-            yield from (Call(edit, plan.ignore_index) for edit in planned.edits[planned.name])
-            continue
         for member in planned.work.leaves:
             drawn = draw(
                 plan, member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0)
