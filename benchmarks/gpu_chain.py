@@ -16,7 +16,6 @@ from benchmarks.check import MEAN, SMOOTHING, STD, check_batch, holes_and_weight
 from benchmarks.contenders import LENGTH, Contender, Ours, chain, peers
 from benchmarks.gpu_timing import bandwidth, kernels, medians_on
 from counterpoint.algorithms import CutOut, LabelSmoothing, MixUp, Normalize
-from counterpoint.core.compiled import Compiled
 
 __all__ = ["Setup", "chain_kernels", "chain_methods", "ours", "time_chain"]
 
@@ -53,7 +52,7 @@ def ours(setup: Setup, *, compiled: bool) -> Ours:
     """Return a plan of the chain, to be called."""
     made = Ours(COMPILED if compiled else EAGER, chain_methods(), inputs="bytes")
     if compiled:
-        made.plan = replace(made.plan, compiled=Compiled(setup.backend))
+        made.plan = replace(made.plan, backend=setup.backend)
     return made
 
 

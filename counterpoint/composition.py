@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import pydantic
 
@@ -20,9 +20,6 @@ from counterpoint.core.statements import stated
 from counterpoint.loss_argument import Loss, loss_of
 from counterpoint.losses import resolve_loss
 from counterpoint.plugins import ALGORITHMS, LOSSES, Registry
-
-if TYPE_CHECKING:
-    from counterpoint.core.compiled import Compiled
 
 __all__ = ["compose"]
 
@@ -125,7 +122,7 @@ def _checked(
         loss=loss_of(given["loss"], given["loss_accepts"], facts, catalog, terms, faults),
         strict_order=statements.strict_order,
         contract=statements.contract,
-        compiled=_compiled() if statements.compile else None,
+        backend="inductor" if statements.compile else None,
         terms=terms,
         catalog=catalog,
         faults=faults,
@@ -155,9 +152,3 @@ def _accepted() -> dict[str, frozenset[Kind]]:
             if spec is not None:
                 found[name] = spec.accepts
     return found
-
-
-def _compiled() -> Compiled:
-    from counterpoint.core.compiled import Compiled  # few plans are compiled, and the others do without it
-
-    return Compiled()

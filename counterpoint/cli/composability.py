@@ -15,7 +15,7 @@ from counterpoint.composition import compose
 from counterpoint.core.algorithm import Algorithm, build
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Field
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.plugins import ALGORITHMS, LOSSES
 
 __all__ = ["composability", "matrix"]

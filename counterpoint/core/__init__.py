@@ -14,7 +14,7 @@ from counterpoint.lazy import lazy_names
 if TYPE_CHECKING:
     from counterpoint.core.algorithm import Algorithm, Component
     from counterpoint.core.batch import Batch, BatchSpec
-    from counterpoint.core.checker import compose
+    from counterpoint.core.composing import compose
     from counterpoint.core.declare import after, around, before, replace, transform
     from counterpoint.core.durations import Duration
     from counterpoint.core.effects import Declaration, Edit, Form, Law
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from counterpoint.core.facts import Facts
     from counterpoint.core.faults import Fault
     from counterpoint.core.loss import LossSpec, OutputKind
-    from counterpoint.core.plan import Plan
     from counterpoint.core.rng import Rng
+    from counterpoint.core.runnable import Plan
     from counterpoint.core.scope import Outcome, Scope
     from counterpoint.core.terms import Terms
 
@@ -33,7 +33,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "counterpoint.core.algorithm": ("Algorithm", "Component"),
         "counterpoint.core.batch": ("Batch", "BatchSpec"),
-        "counterpoint.core.checker": ("compose",),
+        "counterpoint.core.composing": ("compose",),
         "counterpoint.core.declare": ("after", "around", "before", "replace", "transform"),
         "counterpoint.core.durations": ("Duration",),
         "counterpoint.core.effects": ("Declaration", "Edit", "Form", "Law"),
@@ -42,7 +42,7 @@ __getattr__, __dir__ = lazy_names(
         "counterpoint.core.facts": ("Facts",),
         "counterpoint.core.faults": ("Fault",),
         "counterpoint.core.loss": ("LossSpec", "OutputKind"),
-        "counterpoint.core.plan": ("Plan",),
+        "counterpoint.core.runnable": ("Plan",),
         "counterpoint.core.rng": ("Rng",),
         "counterpoint.core.scope": ("Outcome", "Scope"),
         "counterpoint.core.terms": ("Terms",),

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 from counterpoint.core.catalog import Catalog
 from counterpoint.core.checks import check_members
 from counterpoint.core.conversions import route
+from counterpoint.core.decisions import Decision, Pair
 from counterpoint.core.effects import Contract
 from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
@@ -20,8 +20,8 @@ from counterpoint.core.kinds import Field, Kind, Task
 from counterpoint.core.loss import LossSpec
 from counterpoint.core.member import Member
 from counterpoint.core.members import Resolver, enlist, named
-from counterpoint.core.order import Edge, Order, Pair, Rank, arrange
-from counterpoint.core.plan import Plan
+from counterpoint.core.order import Edge, Order, Rank, arrange
+from counterpoint.core.plan import PlanData
 from counterpoint.core.remedy import Drop, DropWish, Set, State, Way
 from counterpoint.core.schedule import Schedule
 from counterpoint.core.steps import BatchStep, HookStep
@@ -29,9 +29,6 @@ from counterpoint.core.terms import Terms
 from counterpoint.core.unmet import unmet, unmet_loss, unmet_model
 from counterpoint.core.wiring import batch_edges, disagreements, hook_edges, node_of
 from counterpoint.core.wording import as_listed
-
-if TYPE_CHECKING:
-    from counterpoint.core.compiled import Compiled
 
 __all__ = ["compose"]
 
@@ -45,14 +42,13 @@ def compose(
     strict_order: bool = False,
     terms: Terms = Terms.PYTHON,
     contract: Contract = Contract.FIRST_STEPS,
-    compiled: Compiled | None = None,
     catalog: Catalog | None = None,
     faults: Sequence[Fault] = (),
-) -> Plan:
+) -> PlanData:
     """Check that methods fit each other, the data and the loss, and order them.
 
     ``algorithms`` are instances, names, or mappings with ``name`` and settings; ``resolve`` turns a name into a class.
-    ``compiled`` is what is to compile the plan's batches. ``catalog`` is what is registered, for fixes; ``faults`` are
+    ``catalog`` is what is registered, for fixes; ``faults`` are
     those already found by whoever calls.
     Raises ``CompositionError`` with every fault there is.
     """
@@ -67,11 +63,13 @@ def compose(
     order = arrange([node_of(node) for node in nodes], edges)
     found += _order_faults(nodes, edges, order, strict_order)
     steps = _walk([nodes[position] for position in order.sequence], start, loss, facts, found, known)
-    hooks, pairs = _hooks(members, strict_order, found)
+    hooks, pairs, decisions = _hooks(members, strict_order, found)
     found += _unmet_wishes(members)
     if found:
         raise CompositionError(as_listed(fault, algorithms, terms) for fault in found)
-    return Plan(facts, tuple(members), tuple(steps), tuple(hooks), (*order.pairs, *pairs), loss, contract, compiled)
+    decided = (*_decisions(nodes, edges, ()), *decisions)
+    pairs = [*order.pairs, *pairs]
+    return PlanData(facts, tuple(members), tuple(steps), tuple(hooks), tuple(pairs), decided, loss, contract)
 
 
 def _step_nodes(members: Sequence[Member]) -> list[BatchStep]:
@@ -187,20 +185,35 @@ def _walk(
     return steps
 
 
-def _hooks(members: Sequence[Member], strict_order: bool, found: list[Fault]) -> tuple[list[HookStep], list[Pair]]:
+def _decisions(
+    nodes: Sequence[BatchStep | HookStep], edges: Sequence[Edge], moment: tuple[str, ...]
+) -> Iterator[Decision]:
+    """Yield the first, and so the strongest, reason for the order of each two."""
+    strongest = {frozenset((edge.first, edge.second)): edge for edge in reversed(edges)}
+    for pair, edge in strongest.items():
+        names = frozenset(nodes[position].name for position in pair)
+        yield Decision(moment, names, edge.rule, edge.reason, edge.rank is Rank.LISTED)
+
+
+def _hooks(
+    members: Sequence[Member], strict_order: bool, found: list[Fault]
+) -> tuple[list[HookStep], list[Pair], list[Decision]]:
     moments: dict[tuple[int, str], list[HookStep]] = defaultdict(list)
     events = list(Event)
     for member in members:
         for effect in member.declaration.hooks if not member.branches else ():
             moments[events.index(effect.event), effect.phase].append(HookStep(member.identity, member, effect))
-    steps, pairs = [], []
-    for _, nodes in sorted(moments.items()):
+    steps: list[HookStep] = []
+    pairs: list[Pair] = []
+    decisions: list[Decision] = []
+    for (place, phase), nodes in sorted(moments.items()):
         edges = hook_edges(nodes)
         order = arrange([node_of(node) for node in nodes], edges)
         found += _order_faults(nodes, edges, order, strict_order)
         steps += [nodes[position] for position in order.sequence]
         pairs += order.pairs
-    return steps, pairs
+        decisions += _decisions(nodes, edges, (events[place], phase))
+    return steps, pairs, decisions
 
 
 def _unmet_wishes(members: Sequence[Member]) -> Iterator[Fault]:

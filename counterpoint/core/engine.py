@@ -22,8 +22,8 @@ from counterpoint.core.fitting import check_model
 from counterpoint.core.handlers import Handlers
 from counterpoint.core.opened import Opened, OpenedBatches
 from counterpoint.core.origin import check_origin, pack_origin
-from counterpoint.core.plan import Plan
-from counterpoint.core.run import Dice, draw, edit, process_rank
+from counterpoint.core.run import Dice, process_rank
+from counterpoint.core.runnable import Plan
 from counterpoint.core.scope import Training
 from counterpoint.core.spans import Loop, Span
 from counterpoint.core.state import Remembered, load_states, pack_states
@@ -85,7 +85,7 @@ class Engine:
         self._training = training = Training(model, optimizer)
         self._predict = model if predict is None else predict
         self._opened = opened = OpenedBatches()
-        plan.progress.start()
+        plan.runner.progress.start()
         self._remembered = Remembered(plan.members, model)
         handlers = Handlers(plan, training, opened, self._remembered)
         self._update = Update(update, scaler, handlers.on_gradients())
@@ -156,8 +156,7 @@ class Engine:
         several, one in the other, around one ``step`` that takes them together; each has its own number and draws.
         """
         number = self.batches + len(self._opened.all)
-        batch, draws = edit(
-            self.plan,
+        batch, draws = self.plan.runner.edit(
             inputs,
             targets,
             number,
@@ -197,7 +196,7 @@ class Engine:
         acting = [member for member in self._hooked if dice.acts(member)]
         for member in acting:
             if member.identity not in draws:
-                draws[member.identity] = draw(self.plan, member, batch.spec, dice)
+                draws[member.identity] = self.plan.runner.draw(member, batch.spec, dice)
         return Opened(number, batch, draws, frozenset(member.identity for member in acting))
 
     def step(self, closure: Callable[[], Tensor], *, ran: Tensor | None = None) -> Tensor:

@@ -9,10 +9,9 @@ from itertools import chain, combinations, product
 from counterpoint.core.effects import HookEffect, Phase
 from counterpoint.core.events import Event
 from counterpoint.core.kinds import MIXING, SMOOTHING, Claim, Field, names
-from counterpoint.core.order import Edge, Rank
-from counterpoint.core.plan import Plan
+from counterpoint.core.plan import PlanData
+from counterpoint.core.serialization import fingerprint
 from counterpoint.core.steps import BatchStep, HookStep
-from counterpoint.core.wiring import batch_edges, hook_edges
 
 __all__ = ["explain"]
 
@@ -24,24 +23,24 @@ PHASES = (Phase.BEFORE, Phase.AROUND, Phase.REPLACE, Phase.AFTER)
 COMMUTE = "they commute, and one order serves every list"
 
 
-def explain(plan: Plan, *, pairs: bool = False) -> str:
+def explain(plan: PlanData, *, pairs: bool = False) -> str:
     """Return the plan as text, at most 80 columns wide; ``pairs`` adds the rule and reason for every pair of steps."""
     order = _every_pair(plan) if pairs else _pairs(plan)
     parts = (_steps(plan), _hooks(plan), _microbatches(plan), _at_the_loss(plan), _owners(plan), _draws(plan), order)
     return "\n".join([*_facts(plan), "", *chain.from_iterable(parts)])
 
 
-def _facts(plan: Plan) -> Iterator[str]:
+def _facts(plan: PlanData) -> Iterator[str]:
     facts = plan.facts
     stated = [facts.task.name]
     stated += [f"{facts.num_classes} classes"] if facts.num_classes is not None else []
     stated += [f"{facts.inputs} inputs", f"seed {facts.seed}"]
-    yield from _wrap(f"plan {plan.fingerprint}: {', '.join(stated)}")
+    yield from _wrap(f"plan {fingerprint(plan)}: {', '.join(stated)}")
     if plan.loss_spec is not None:
         yield from _wrap(f"loss {plan.loss_spec.name}, which accepts {names(plan.loss_spec.accepts)} targets")
 
 
-def _steps(plan: Plan) -> Iterator[str]:
+def _steps(plan: PlanData) -> Iterator[str]:
     yield _ROW.format("each batch", "inputs", "targets").replace("  ", "", 1)
     yield _ROW.format("(as given)", plan.facts.inputs.name, plan.facts.task.targets.name).rstrip()
     for step in plan.steps:
@@ -75,7 +74,7 @@ def _kinds(step: BatchStep, part: Field) -> str:
     return f"{before} → {after}" if before != after else f"edits {before}"
 
 
-def _hooks(plan: Plan) -> Iterator[str]:
+def _hooks(plan: PlanData) -> Iterator[str]:
     for event in Event:
         hooks = [hook for phase in PHASES for hook in _at(plan, event, phase)]
         if hooks:
@@ -84,7 +83,7 @@ def _hooks(plan: Plan) -> Iterator[str]:
             yield from _wrap(f"  {_phase(hook.effect.phase)} {hook.name}: {_touches(hook.effect)}")
 
 
-def _at(plan: Plan, event: Event, phase: Phase) -> list[HookStep]:
+def _at(plan: PlanData, event: Event, phase: Phase) -> list[HookStep]:
     """Return the hooks of one moment, in the order in which they run."""
     return [hook for hook in plan.hooks if (hook.effect.event, hook.effect.phase) == (event, phase)]
 
@@ -101,36 +100,34 @@ def _touches(effect: HookEffect) -> str:
     return "; ".join(parts)
 
 
-def _pairs(plan: Plan) -> Iterator[str]:
+def _pairs(plan: PlanData) -> Iterator[str]:
     if plan.pairs:
         yield "order"
     for pair in plan.pairs:
         yield from _wrap(f"  {pair.first} before {pair.second}: {pair.outcome} ({pair.rule}): {pair.reason}")
 
 
-def _every_pair(plan: Plan) -> Iterator[str]:
+def _every_pair(plan: PlanData) -> Iterator[str]:
     """Say of every two steps of a batch, and of every two hooks of a moment, who decided their order."""
-    start = {Field.INPUTS: plan.facts.inputs, Field.TARGETS: plan.facts.task.targets}
     yield "order of every pair"
-    yield from _decisions(plan, plan.steps, batch_edges(plan.steps, start))
+    yield from _decisions(plan, plan.steps, ())
     for event, phase in product(Event, PHASES):
-        hooks = _at(plan, event, phase)
-        yield from _decisions(plan, hooks, hook_edges(hooks))
+        yield from _decisions(plan, _at(plan, event, phase), (event, phase))
 
 
-def _decisions(plan: Plan, steps: Sequence[BatchStep | HookStep], edges: Sequence[Edge]) -> Iterator[str]:
-    decided = {(pair.first, pair.second): pair for pair in plan.pairs}
-    between = {frozenset((edge.first, edge.second)): edge for edge in reversed(edges)}
-    for i, j in combinations(range(len(steps)), 2):
-        edge, pair = between.get(frozenset((i, j))), decided.get((steps[i].name, steps[j].name))
-        rule, reason = (edge.rule, edge.reason) if edge else ("commuting", COMMUTE)
-        if edge and edge.rank is Rank.LISTED and pair is None:
+def _decisions(plan: PlanData, steps: Sequence[BatchStep | HookStep], moment: tuple[str, ...]) -> Iterator[str]:
+    overruling = {(pair.first, pair.second): pair for pair in plan.pairs}
+    decided = {decision.names: decision for decision in plan.decisions if decision.moment == moment}
+    for first, second in combinations((step.name for step in steps), 2):
+        decision, pair = decided.get(frozenset((first, second))), overruling.get((first, second))
+        rule, reason = (decision.rule, decision.reason) if decision else ("commuting", COMMUTE)
+        if decision and decision.listed and pair is None:
             rule, reason = "implied", "they do not commute, and their orders with others leave one order for them"
         outcome = f"{pair.outcome}, " if pair else ""
-        yield from _wrap(f"  {steps[i].name} before {steps[j].name}: {outcome}{rule}: {reason}")
+        yield from _wrap(f"  {first} before {second}: {outcome}{rule}: {reason}")
 
 
-def _microbatches(plan: Plan) -> Iterator[str]:
+def _microbatches(plan: PlanData) -> Iterator[str]:
     """Say what splitting a device batch means for the methods, where it means anything."""
     count = plan.facts.microbatches
     whole = dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.whole_batch)
@@ -145,7 +142,7 @@ def _microbatches(plan: Plan) -> Iterator[str]:
         yield from _wrap(f"  none: in a forward pass {', '.join(whole)} must see the whole device batch")
 
 
-def _at_the_loss(plan: Plan) -> Iterator[str]:
+def _at_the_loss(plan: PlanData) -> Iterator[str]:
     """Say in words what smoothing and what mixing the targets have had when the loss is taken."""
     yield "at the loss"
     for claim in (SMOOTHING, MIXING):
@@ -157,7 +154,7 @@ def _at_the_loss(plan: Plan) -> Iterator[str]:
         yield from _wrap(f"  {claim.slot.name}: {', '.join(owners) or 'none'}")
 
 
-def _owners(plan: Plan) -> Iterator[str]:
+def _owners(plan: PlanData) -> Iterator[str]:
     """Say who owns what else."""
     told = (SMOOTHING.slot.name, MIXING.slot.name)
     claims = [(owner, claim.slot.name) for owner, _, claim in _claims(plan) if claim.slot.name not in told]
@@ -167,7 +164,7 @@ def _owners(plan: Plan) -> Iterator[str]:
         yield from _wrap(f"  {slot}: {', '.join(owner for owner, other in claims if other == slot)}")
 
 
-def _claims(plan: Plan) -> list[tuple[str, str, Claim]]:
+def _claims(plan: PlanData) -> list[tuple[str, str, Claim]]:
     """Return who holds which slot on which batches, the loss included."""
     held = [
         (member.identity, f" ({member.schedule})" if str(member.schedule) else "", claim)
@@ -178,7 +175,7 @@ def _claims(plan: Plan) -> list[tuple[str, str, Claim]]:
     return held if loss is None else [*held, *((f"the loss {loss.name}", "", claim) for claim in loss.claims)]
 
 
-def _draws(plan: Plan) -> Iterator[str]:
+def _draws(plan: PlanData) -> Iterator[str]:
     leaves = [leaf for member in plan.members for leaf in member.leaves]
     random = [member for member in (*plan.members, *leaves) if member.random]
     alike = list(dict.fromkeys(member.identity for member in random if member.rank_free))

@@ -12,12 +12,14 @@ from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
 from counterpoint.core.loss import LossSpec
-from counterpoint.core.plan import Plan
+from counterpoint.core.plan import PlanData
 
 __all__ = ["check_model", "misfits"]
 
 
-def check_model(plan: Plan, model: nn.Module, *, has_optimizer: bool = False, outputs: Tensor | None = None) -> None:
+def check_model(
+    plan: PlanData, model: nn.Module, *, has_optimizer: bool = False, outputs: Tensor | None = None
+) -> None:
     """Check that a model has what the methods of a plan need of it, and that its modules may still be changed.
 
     ``has_optimizer`` says that an optimizer holds the model's parameters already; ``outputs`` are what the model gave
@@ -51,7 +53,7 @@ def _leaves(algorithm: Algorithm[Any]) -> Iterator[Algorithm[Any]]:
         yield algorithm
 
 
-def _late_surgery(plan: Plan) -> Iterator[Fault]:
+def _late_surgery(plan: PlanData) -> Iterator[Fault]:
     for name in dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.event is Event.SETUP):
         yield Fault(
             "late-surgery",

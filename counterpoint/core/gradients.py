@@ -10,12 +10,12 @@ from torch import Tensor
 from counterpoint.core.batch import Batch
 from counterpoint.core.errors import ContractError, DataError
 from counterpoint.core.kinds import Field
-from counterpoint.core.plan import Plan
+from counterpoint.core.plan import PlanData
 
 __all__ = ["check_tracked", "gradient_mode"]
 
 
-def gradient_mode(plan: Plan, batch: Batch) -> AbstractContextManager[object]:
+def gradient_mode(plan: PlanData, batch: Batch) -> AbstractContextManager[object]:
     """Return the autograd mode in which a batch is edited: gradients are tracked only where a field requires them.
 
     Raises ``DataError`` naming a step that has no gradient with respect to such a field. A step that does not run on

@@ -13,7 +13,7 @@ from counterpoint.core.effects import Contract, Phase
 from counterpoint.core.events import Event
 from counterpoint.core.failures import MethodCode
 from counterpoint.core.opened import Opened, OpenedBatches
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.core.scope import Scope, Training
 from counterpoint.core.steps import HookStep
 
@@ -62,7 +62,7 @@ class Handlers:
         self._hooks: dict[Event, list[Handler]] = {}
         for hook in plan.hooks:
             call = getattr(hook.work.algorithm, hook.effect.method)
-            handler = Handler(hook, watched_call(plan.contract, hook.name, hook.effect, call, plan.progress))
+            handler = Handler(hook, watched_call(plan.contract, hook.name, hook.effect, call, plan.runner.progress))
             self._hooks.setdefault(hook.effect.event, []).append(handler)
         self._known: dict[Event, dict[frozenset[str], Acting]] = {event: {} for event in self._hooks}
 

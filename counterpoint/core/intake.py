@@ -11,7 +11,7 @@ from torch import Tensor
 from counterpoint.core.batch import Batch, Inputs
 from counterpoint.core.errors import DataError
 from counterpoint.core.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
-from counterpoint.core.plan import Plan
+from counterpoint.core.plan import PlanData
 from counterpoint.core.targets import check_classes, check_counted
 from counterpoint.core.tensors import INTEGER, check_tensor
 
@@ -43,7 +43,7 @@ def check_targets(targets: object, inputs: Tensor) -> Tensor:
     return found
 
 
-def check_batch(plan: Plan, batch: Batch) -> Batch:
+def check_batch(plan: PlanData, batch: Batch) -> Batch:
     """Check a batch against what was stated of it; return it with the kind that its targets really have.
 
     Where class indices are expected, dense targets (N, C) are accepted too, unless the loss cannot take them. Raises
@@ -88,14 +88,14 @@ def _check_dense_axes(batch: Batch) -> None:
         )
 
 
-def _check_counted(plan: Plan, batch: Batch) -> None:
+def _check_counted(plan: PlanData, batch: Batch) -> None:
     """Check that no position is ignored where the targets become a kind that cannot say so."""
     for step in plan.steps:
         if step.final and plan.loss_spec is not None:
             check_counted(batch.targets, plan.ignore_index, plan.loss_spec.name, step.after[Field.TARGETS])
 
 
-def _given_dense(plan: Plan, batch: Batch) -> Batch:
+def _given_dense(plan: PlanData, batch: Batch) -> Batch:
     converts = any(step.inserted for step in plan.steps)
     if not converts and plan.loss_spec is not None and DENSE not in plan.loss_spec.accepts:
         raise DataError(
@@ -128,7 +128,7 @@ def _has_channels_last(inputs: Tensor) -> bool:
     return last in (1, 3, 4) and first > 4 and second > 4
 
 
-def _check_several(plan: Plan, batch: Batch) -> None:
+def _check_several(plan: PlanData, batch: Batch) -> None:
     """Check that several input tensors can be edited alike, with draws that are made for the first of them."""
     shapes = [tuple(inputs.shape[1:]) for inputs in batch.all_inputs]
     for step in plan.steps:
@@ -141,7 +141,7 @@ def _check_several(plan: Plan, batch: Batch) -> None:
             )
 
 
-def _check_indices(plan: Plan, batch: Batch) -> None:
+def _check_indices(plan: PlanData, batch: Batch) -> None:
     positions = batch.task == "segmentation"
     on_pixels = positions and batch.inputs_kind in IMAGES
     fits = batch.targets.ndim == 3 if on_pixels else (batch.targets.ndim > 1) is positions

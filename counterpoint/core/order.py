@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = ["Edge", "Node", "Order", "Pair", "Rank", "arrange"]
+from counterpoint.core.decisions import Pair
+
+__all__ = ["Edge", "Node", "Order", "Rank", "arrange"]
 
 
 class Rank(IntEnum):
@@ -35,20 +37,6 @@ class Edge(NamedTuple):
     first: int
     second: int
     rank: Rank
-    rule: str
-    reason: str
-
-
-class Pair(NamedTuple):
-    """Two steps, in running order, whose order the list alone decided, or did not decide.
-
-    ``outcome`` is ``moved`` (the list had them the other way round), ``as listed`` (only the list decides), or
-    ``overruled`` (a weaker wish for the other way round had to give way to stronger ones elsewhere).
-    """
-
-    first: str
-    second: str
-    outcome: str
     rule: str
     reason: str
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from counterpoint.core.errors import CheckpointError
 from counterpoint.core.kinds import EVALUATION_WEIGHTS
-from counterpoint.core.plan import Plan
+from counterpoint.core.plan import PlanData
+from counterpoint.core.serialization import fingerprint
 
 __all__ = ["averages_in", "check_origin", "pack_origin"]
 
@@ -23,7 +24,7 @@ _WORKING = ("torch", "numpy")
 """Packages in whose other versions the same plan may compute other numbers."""
 
 
-def pack_origin(plan: Plan) -> Tensor:
+def pack_origin(plan: PlanData) -> Tensor:
     """Return the origin of a state as the bytes of its JSON, uint8, which every checkpoint can hold.
 
     It has the plan's fingerprint and order, and for each method and the loss its distribution, version and a digest of
@@ -37,7 +38,7 @@ def averages_in(packed: Tensor | None) -> list[str]:
     return [] if packed is None else list(_unpacked(packed).get("averages", ()))
 
 
-def check_origin(plan: Plan, packed: Tensor | None) -> None:
+def check_origin(plan: PlanData, packed: Tensor | None) -> None:
     """Raise ``CheckpointError`` unless a state was saved by this plan, in the versions that are at work now."""
     if packed is None:
         raise CheckpointError(
@@ -65,13 +66,13 @@ _PARTS = {"plan", "order", "sources", "versions"}
 _WAY_OUT = "go on with what it was saved by, or, knowing that the run then differs, with allow_changes=True"
 
 
-def _origin(plan: Plan) -> dict[str, Any]:
+def _origin(plan: PlanData) -> dict[str, Any]:
     sources = {leaf.identity: _source(type(leaf.algorithm)) for member in plan.members for leaf in member.leaves}
     if plan.loss_spec is not None:
         sources["the loss"] = _source(_defined(plan.loss_spec.function))
     versions = {name: _version(name) for name in _WORKING}
     averages = [m.identity for m in plan.members if any(c.slot == EVALUATION_WEIGHTS.slot for c in m.claims)]
-    own = {"plan": plan.fingerprint, "order": list(plan.order), "averages": averages}
+    own = {"plan": fingerprint(plan), "order": list(plan.order), "averages": averages}
     return {**own, "sources": sources, "versions": versions}
 
 

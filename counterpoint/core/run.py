@@ -1,12 +1,12 @@
-"""Running the batch steps of a plan: who acts, with which draws, and what it leaves."""
+"""The pass of a batch through the steps of a plan: which methods act on it, with which draws, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import chain, islice
+from functools import cache, cached_property, partial
+from itertools import chain, groupby, islice
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from counterpoint.core.arguments import flag
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.calls import BoundEdit, Call, run_calls
+from counterpoint.core.compiled import Compiled
 from counterpoint.core.contract import watch_step
 from counterpoint.core.errors import DataError
 from counterpoint.core.failures import MethodCode
@@ -23,12 +24,13 @@ from counterpoint.core.gradients import check_tracked, gradient_mode
 from counterpoint.core.intake import check_batch, check_targets, input_tensors
 from counterpoint.core.member import Member
 from counterpoint.core.moves import move_draws
-from counterpoint.core.plan import Plan
+from counterpoint.core.plan import PlanData
+from counterpoint.core.progress import Progress
 from counterpoint.core.rng import Rng
 from counterpoint.core.steps import BatchStep
 from counterpoint.core.tensors import is_writable
 
-__all__ = ["Dice", "draw", "draws", "edit", "prepare", "process_rank"]
+__all__ = ["Dice", "Runner", "process_rank"]
 
 SampleLosses = Callable[[Batch], Tensor]
 
@@ -67,37 +69,95 @@ def process_rank() -> int:
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
-def edit(
-    plan: Plan,
-    inputs: Inputs,
-    targets: Tensor,
-    step: int,
-    *,
-    rank: int | None = None,
-    donate: bool = False,
-    sample_losses: SampleLosses | None = None,
-) -> tuple[Batch, dict[str, Any]]:
-    """Run the batch steps of a plan; return the edited batch and the draws of every member that acted.
+class Runner:
+    """Runs the batch steps of one plan, and keeps what it has compiled and checked.
 
-    ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it. Steps compute in the dtypes
-    that they are given, also within ``torch.autocast``, which is for the model, and so for ``sample_losses``. Gradients
-    are tracked where the batch requires them and are not disabled.
+    ``backend`` is the one of ``torch.compile`` for the steps, ``None`` where they run one by one.
     """
-    device = input_tensors(inputs)[0].device.type
-    if sample_losses is not None and _is_autocast(device):
-        sample_losses = torch.autocast(device)(sample_losses)
-    dice = Dice(plan.facts.seed, step, process_rank() if rank is None else rank)
-    given = _given(plan, inputs, targets, donate=donate)
-    editing = _Editing(plan, dice, given, sample_losses)
-    with gradient_mode(plan, given), _without_autocast(device):
-        return editing.run(), editing.draws
 
+    def __init__(self, plan: PlanData, backend: str | None = None) -> None:
+        self.plan = plan
+        self.compiled = None if backend is None else Compiled(backend)
+        self.progress = Progress()
 
-def prepare(plan: Plan, inputs: Inputs, targets: Tensor) -> Batch:
-    """Run the batch steps of a plan that change kinds, and no others."""
-    given = _given(plan, inputs, targets)
-    with gradient_mode(plan, given), _without_autocast(given.inputs.device.type):
-        return _Editing(plan, Dice(plan.facts.seed, 0, 0), given, None).view()
+    @cached_property
+    def stretches(self) -> tuple[tuple[bool, tuple[BatchStep, ...]], ...]:
+        """The steps in stretches that leave a batch its shape; others, and eager ones, stand alone.
+
+        With each stretch, whether it may be compiled into one function.
+        """
+        found: list[tuple[bool, tuple[BatchStep, ...]]] = []
+        for together, group in groupby(self.plan.steps, lambda step: step.compiles):
+            steps = tuple(group)
+            found += [(True, steps)] if together else [(False, (step,)) for step in steps]
+        return tuple(found)
+
+    def edit(
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        step: int,
+        *,
+        rank: int,
+        donate: bool = False,
+        sample_losses: SampleLosses | None = None,
+    ) -> tuple[Batch, dict[str, Any]]:
+        """Run the batch steps; return the edited batch and the draws of every member that acted.
+
+        ``sample_losses`` gives the loss of each sample of a batch, for methods that ask for it. Steps compute in the
+        dtypes that they are given, also within ``torch.autocast``, which is for the model, and so for
+        ``sample_losses``. Gradients are tracked where the batch requires them and are not disabled.
+        """
+        device = input_tensors(inputs)[0].device.type
+        if sample_losses is not None and _is_autocast(device):
+            sample_losses = torch.autocast(device)(sample_losses)
+        dice = Dice(self.plan.facts.seed, step, rank)
+        given = self._given(inputs, targets, donate=donate)
+        editing = _Editing(self, dice, given, sample_losses)
+        with gradient_mode(self.plan, given), _without_autocast(device):
+            return editing.run(), editing.draws
+
+    def prepare(self, inputs: Inputs, targets: Tensor) -> Batch:
+        """Run the batch steps that change kinds, and no others."""
+        given = self._given(inputs, targets)
+        with gradient_mode(self.plan, given), _without_autocast(given.inputs.device.type):
+            return _Editing(self, Dice(self.plan.facts.seed, 0, 0), given, None).view()
+
+    def _given(self, inputs: Inputs, targets: Tensor, *, donate: bool = False) -> Batch:
+        facts, (first, *further) = self.plan.facts, input_tensors(inputs)
+        # What is written into one tensor must not show in another.
+        apart = len({tensor.untyped_storage().data_ptr() for tensor in (first, *further)}) == 1 + len(further)
+        writable = flag("donate", donate) and apart and all(map(is_writable, (first, *further)))
+        kinds = (facts.inputs, facts.task.targets, facts.task.name, facts.num_classes)
+        found = check_targets(targets, first)
+        batch = Batch(first, found, *kinds, writable, tuple(further), given_targets=found)
+        return check_batch(self.plan, batch)
+
+    def drawn(self, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
+        """Return the draws of every member that acts on a device batch; of a choice, the branch that is chosen."""
+        dice, found = Dice(self.plan.facts.seed, step, rank), {}
+        acting = [member for member in self.plan.members if dice.acts(member)]
+        while acting:
+            member = acting.pop(0)
+            if member.branches:
+                chosen = dice.chosen(member)
+                found[member.identity] = chosen.identity
+                acting = [chosen, *acting] if dice.acts(chosen) else acting
+            else:
+                found[member.identity] = self.draw(member, spec, dice)
+        return {identity: drawn for identity, drawn in found.items() if drawn is not None}
+
+    def draw(self, member: Member, spec: BatchSpec, dice: Dice) -> Any:
+        """Return the draws of a member for one batch; raises ``ContractError`` for draws from a global generator."""
+        name = f"{member.identity}.draw"
+        if not self.progress.check(self.plan.contract, (name,)):
+            with MethodCode(name, dice.step):
+                return member.algorithm.draw(spec, dice.rng(member))
+        watch = GeneratorWatch()
+        with MethodCode(name, dice.step):
+            drawn = member.algorithm.draw(spec, dice.rng(member))
+        watch.check(f"{name}, at step {dice.step},")
+        return drawn
 
 
 def _is_autocast(device: str) -> bool:
@@ -108,23 +168,13 @@ def _without_autocast(device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if _is_autocast(device) else nullcontext()
 
 
-def _given(plan: Plan, inputs: Inputs, targets: Tensor, *, donate: bool = False) -> Batch:
-    facts, (first, *further) = plan.facts, input_tensors(inputs)
-    # What is written into one tensor must not show in another.
-    apart = len({tensor.untyped_storage().data_ptr() for tensor in (first, *further)}) == 1 + len(further)
-    writable = flag("donate", donate) and apart and all(map(is_writable, (first, *further)))
-    kinds = (facts.inputs, facts.task.targets, facts.task.name, facts.num_classes)
-    found = check_targets(targets, first)
-    batch = Batch(first, found, *kinds, writable, tuple(further), given_targets=found)
-    return check_batch(plan, batch)
-
-
 class _Editing:
     """One pass of a batch through the steps of a plan."""
 
-    def __init__(self, plan: Plan, dice: Dice, given: Batch, sample_losses: SampleLosses | None) -> None:
+    def __init__(self, runner: Runner, dice: Dice, given: Batch, sample_losses: SampleLosses | None) -> None:
         self.draws: dict[str, Any] = {}
-        self._plan, self._dice, self._given, self._sample_losses = plan, dice, given, sample_losses
+        self._runner, self._plan, self._dice = runner, runner.plan, dice
+        self._given, self._sample_losses = given, sample_losses
         self._generators: GeneratorWatch | None = None
 
     def run(self) -> Batch:
@@ -135,8 +185,8 @@ class _Editing:
         """
         tracked = torch.is_grad_enabled()
         batch = replace(self._given, writable=False) if tracked else self._given
-        compiled = None if tracked or self._plan.contract.steps_alone(self._dice.step) else self._plan.compiled
-        for together, steps in self._plan.stretches:
+        compiled = None if tracked or self._plan.contract.steps_alone(self._dice.step) else self._runner.compiled
+        for together, steps in self._runner.stretches:
             if not together or compiled is None:
                 batch = self._one_by_one(steps, batch)
                 continue
@@ -153,13 +203,13 @@ class _Editing:
     def _due(self, steps: Sequence[BatchStep], batch: Batch) -> bool:
         """Whether the contract checks one of these steps on this batch."""
         calls = (call.edit.name for planned in steps for call in self._calls(planned, batch))
-        return self._plan.progress.due(self._plan.contract, calls)
+        return self._runner.progress.due(self._plan.contract, calls)
 
     def _step(self, planned: BatchStep, calls: Sequence[Call], batch: Batch) -> Batch:
         """Run a step, and check it where the contract says so."""
         names = [call.edit.name for call in calls]
         code = MethodCode(names[0] if len(names) == 1 else planned.name, self._dice.step)
-        if self._plan.progress.check(self._plan.contract, names):
+        if self._runner.progress.check(self._plan.contract, names):
             self._generators = GeneratorWatch()
             lent = () if self._given.writable else (*self._given.all_inputs, self._given.targets)
             check = watch_step(self._dice.step, planned, batch, lent)
@@ -216,7 +266,7 @@ class _Editing:
     def _drawn(self, member: Member, spec: BatchSpec, *, keep: bool) -> Any:
         if member.identity in self.draws:
             return self.draws[member.identity]
-        drawn = draw(self._plan, member, spec, self._dice)
+        drawn = self._runner.draw(member, spec, self._dice)
         if keep:
             self.draws[member.identity] = drawn
         return drawn
@@ -244,7 +294,7 @@ class _Editing:
         The view has draws of its own: those of the batch are for the samples that will be left of it.
         """
         assert self._sample_losses is not None
-        view = _Editing(self._plan, self._dice, self._given, None).view()
+        view = _Editing(self._runner, self._dice, self._given, None).view()
         losses = self._sample_losses(view)
         if losses.shape != (len(view.inputs),):
             raise DataError(
@@ -256,31 +306,3 @@ class _Editing:
 
 def _with_losses(edit: Callable[..., Batch], losses: Callable[[], Tensor], batch: Batch, draws: Any) -> Batch:
     return edit(batch, draws, losses)
-
-
-def draws(plan: Plan, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
-    """Return the draws of every member that acts on a device batch; of a choice, the branch that is chosen."""
-    dice, found = Dice(plan.facts.seed, step, rank), {}
-    acting = [member for member in plan.members if dice.acts(member)]
-    while acting:
-        member = acting.pop(0)
-        if member.branches:
-            chosen = dice.chosen(member)
-            found[member.identity] = chosen.identity
-            acting = [chosen, *acting] if dice.acts(chosen) else acting
-        else:
-            found[member.identity] = draw(plan, member, spec, dice)
-    return {identity: drawn for identity, drawn in found.items() if drawn is not None}
-
-
-def draw(plan: Plan, member: Member, spec: BatchSpec, dice: Dice) -> Any:
-    """Return the draws of a member for one batch; raises ``ContractError`` for draws from a global generator."""
-    name = f"{member.identity}.draw"
-    if not plan.progress.check(plan.contract, (name,)):
-        with MethodCode(name, dice.step):
-            return member.algorithm.draw(spec, dice.rng(member))
-    watch = GeneratorWatch()
-    with MethodCode(name, dice.step):
-        drawn = member.algorithm.draw(spec, dice.rng(member))
-    watch.check(f"{name}, at step {dice.step},")
-    return drawn

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from counterpoint.core.plan import Plan
+from counterpoint.core.plan import PlanData
 
 __all__ = ["Shares", "as_mean", "shares"]
 
@@ -34,7 +34,7 @@ class Shares:
 
 
 def shares(
-    plan: Plan, parts: Sequence[Tensor], *, processes: int = 1, add: Callable[[Tensor], Tensor] | None = None
+    plan: PlanData, parts: Sequence[Tensor], *, processes: int = 1, add: Callable[[Tensor], Tensor] | None = None
 ) -> Shares:
     """Return the shares of the parts of a batch, given the targets of each.
 
@@ -57,7 +57,7 @@ def shares(
     return Shares(factors, whole / processes)
 
 
-def as_mean(plan: Plan, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | float]:
+def as_mean(plan: PlanData, loss: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | float]:
     """Return the loss of one process's batch as a mean, and what it is the mean over; a sum becomes a mean."""
     if plan.loss_spec is None or plan.loss_spec.denominator is None:
         return loss / len(targets), float(len(targets))

@@ -13,7 +13,7 @@ from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CompositionError, RunError
 from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.integrations import statements
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 

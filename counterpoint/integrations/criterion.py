@@ -15,7 +15,7 @@ from counterpoint.composition import compose
 from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import DENSE, INDEX, MULTI_HOT, Kind
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.losses import resolve_loss
 from counterpoint.losses.resolve import MODULES
 
@@ -68,7 +68,7 @@ def with_loss(plan: Plan, loss: nn.Module) -> Plan:
         steps_per_epoch=facts.clock.steps_per_epoch,
         max_duration=None if facts.clock.total is None else f"{facts.clock.total}ba",
         seed=facts.seed,
-        compile=plan.compiled is not None,
+        compile=plan.backend is not None,
         model_inputs=facts.model_inputs,
         microbatches=facts.microbatches,
         contract=plan.contract.value,

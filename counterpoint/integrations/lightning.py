@@ -11,7 +11,7 @@ from torch import Tensor
 
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CheckpointError, RunError
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
 
 try:

@@ -17,7 +17,7 @@ from counterpoint.core.errors import CompositionError
 from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import Field
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.core.steps import BatchStep, HookStep
 from counterpoint.integrations import statements
 from counterpoint.integrations.criterion import compare_losses, loss_modules

@@ -10,7 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
 from counterpoint.core.kinds import EVALUATION_WEIGHTS
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 
 __all__ = ["averages", "batch_size", "classes", "labels", "microbatches", "seed"]
 

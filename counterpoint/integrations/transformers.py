@@ -14,7 +14,7 @@ from counterpoint.core.engine import Engine
 from counterpoint.core.errors import DataError, NonFiniteLossError, RunError
 from counterpoint.core.fitting import check_model
 from counterpoint.core.passes import Part, Passes
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.integrations.fields import Fields
 from counterpoint.integrations.open_spans import Spans
 from counterpoint.integrations.places import name_of, parts

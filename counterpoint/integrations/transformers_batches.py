@@ -11,7 +11,7 @@ from torch import Tensor
 from counterpoint.core.describe import describe_draws
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import RunError
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.core.shares import as_mean
 
 __all__ = ["batches_in", "counted", "describe_batches", "logits_of", "weighed_loss"]

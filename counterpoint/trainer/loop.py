@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from counterpoint.core.durations import Duration
 from counterpoint.core.engine import Engine
-from counterpoint.core.plan import Plan
 from counterpoint.core.rng import Rng
+from counterpoint.core.runnable import Plan
 from counterpoint.core.wrappers import state_of
 from counterpoint.trainer.checkpoint import Checkpoint, checkpoint_path, prune_checkpoints, write_checkpoint
 from counterpoint.trainer.config import RunConfig

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from counterpoint.core.errors import ConfigError, DataError
 from counterpoint.core.kinds import BYTES, FEATURES, IMAGE, TASKS, TOKENS, Field
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.trainer.components import build_component
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.examples import Failure, attempt

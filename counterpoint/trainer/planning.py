@@ -15,7 +15,7 @@ from counterpoint.core.errors import CompositionError, ConfigError
 from counterpoint.core.fitting import check_model, misfits
 from counterpoint.core.kinds import BYTES, INDEX, NORMALIZED, Field
 from counterpoint.core.loss import LossSpec
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.core.terms import Terms
 from counterpoint.losses import Loss, resolve_loss
 from counterpoint.trainer.components import build_component

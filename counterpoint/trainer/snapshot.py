@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CheckpointError
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 from counterpoint.core.wrappers import load_state, state_of
 from counterpoint.trainer.checkpoint import Checkpoint, join_optimizer, split_optimizer
 from counterpoint.trainer.config import RunConfig

@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from counterpoint.core.kinds import Axis
 from counterpoint.core.member import Member
-from counterpoint.core.plan import Plan
+from counterpoint.core.runnable import Plan
 
 __all__ = ["Split", "microbatch_notes", "split_changes"]
 

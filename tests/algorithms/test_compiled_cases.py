@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from counterpoint.core.compiled import Compiled
 from tests.algorithms.batches import images, plan_for, targets
 from tests.algorithms.cases import CASES, EditCase
 
@@ -21,7 +20,7 @@ def test_compiled_it_does_the_same(name: str) -> None:
         torch._dynamo.reset()
         task, kind = case.tasks[0], case.inputs[0]
         plan = plan_for([case.algorithm], task, inputs=kind, contract="off")
-        fast = replace(plan, compiled=Compiled("eager"))
+        fast = replace(plan, backend="eager")
         for step in range(4):
             batch = images(5, kind=kind), targets(5, task)
             torch.testing.assert_close(fast(*batch, step=step), plan(*batch, step=step))

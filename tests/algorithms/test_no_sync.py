@@ -26,7 +26,7 @@ from counterpoint.algorithms.trivial_augment import OPERATIONS
 from counterpoint.core.calls import Call, map_draws
 from counterpoint.core.intake import check_batch
 from counterpoint.core.kinds import IMAGES
-from counterpoint.core.run import Dice, draw
+from counterpoint.core.run import Dice
 from tests.algorithms.batches import SHAPE, images, plan_for, targets
 from tests.algorithms.cases import CASES, Case, EditCase
 
@@ -85,8 +85,8 @@ def calls(plan: cp.Plan, step: int, size: int) -> Iterator[Call]:
     """Give every edit that a plan may make, of a choice those of each branch, with its draws on the device."""
     for planned in plan.steps:
         for member in planned.work.leaves:
-            drawn = draw(
-                plan, member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0)
+            drawn = plan.runner.draw(
+                member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0)
             )
             drawn = map_draws(lambda tensor: tensor.to(DEVICE), drawn)
             for edit in planned.edits[member.identity]:

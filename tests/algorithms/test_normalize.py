@@ -16,7 +16,6 @@ from torch import Tensor
 import counterpoint as cp
 import counterpoint.functional as CF
 from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, Normalize, normalize
-from counterpoint.core.compiled import Compiled
 from tests.algorithms.batches import bits, dense, images, plan_for, run, targets
 from tests.algorithms.cases import naive_cutout, naive_mixup, naive_normalizing, naive_smoothing
 from tests.algorithms.digits import engine_for, resumed, train
@@ -159,7 +158,7 @@ def test_a_chain_in_half_precision_and_channels_last(
     method = METHOD.model_copy(update={"dtype": dtype, "channels_last": channels_last})
     chain = [method, CutOut(), MixUp(alpha=1.0), LabelSmoothing(smoothing=0.2)]
     plan = plan_for(chain, inputs="bytes", contract="off")
-    fast = replace(plan, compiled=Compiled("eager"))
+    fast = replace(plan, backend="eager")
     torch._dynamo.reset()
     x, y = images(5, kind="bytes").contiguous(memory_format=given), targets(5)
     for step in range(3):

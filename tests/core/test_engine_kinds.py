@@ -15,7 +15,6 @@ import counterpoint as cp
 from counterpoint.algorithms import SelectiveBackprop
 from counterpoint.core.passes import Part, Passes
 from counterpoint.core.run import Dice
-from counterpoint.core.run import draws as draws_of
 from tests.algorithms.batches import CLASSES, images, plan_for, targets
 from tests.algorithms.training import Net, snapshot
 from tests.core.methods import check
@@ -153,7 +152,7 @@ def test_hooks_see_the_step_and_the_draws_of_their_batch(p: float, rank: int) ->
         SEEN.clear()
         size = 2 + step % 3
         with engine.batch(torch.rand(size, 1, 4, 4), torch.arange(size) % 4) as batch:
-            wanted = {name: drawn.tolist() for name, drawn in draws_of(plan, step, batch.spec, rank).items()}
+            wanted = {name: drawn.tolist() for name, drawn in plan.draws(step, batch.spec, rank=rank).items()}
             assert {name: drawn.tolist() for name, drawn in engine.draws().items()} == wanted
             engine.step(lambda: torch.zeros(()))
         dice = Dice(plan.facts.seed, step, rank)

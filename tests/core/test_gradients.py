@@ -14,7 +14,6 @@ import counterpoint as cp
 import counterpoint.functional as CF
 from counterpoint.algorithms import CutMix, CutOut, LabelSmoothing, ManifoldMixup, MixUp, OneOf, forms
 from counterpoint.core import memory
-from counterpoint.core.compiled import Compiled
 from tests.algorithms.batches import CLASSES, images, plan_for, targets
 from tests.algorithms.cases import CASES, EditCase
 
@@ -57,7 +56,7 @@ def test_the_gradient_of_every_method_is_that_of_its_edit(case: EditCase, compil
             continue
         kind = next(kind for kind in case.inputs if kind != "bytes")
         plan = plan_for([case.algorithm], task, inputs=kind, contract="off")
-        plan = replace(plan, compiled=Compiled("eager")) if compiled else plan
+        plan = replace(plan, backend="eager") if compiled else plan
         for step in range(3):
             assert torch.autograd.gradcheck(of_plan(plan, step, donate), batch, fast_mode=True)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.compiled import Compiled
 from counterpoint.core.memory import LARGE, Recycler
 from tests.algorithms.batches import images, plan_for, targets
 
@@ -72,7 +71,7 @@ def test_the_batch_that_gives_the_losses_of_samples_is_not_written_to() -> None:
 @pytest.mark.parametrize("methods", [["mixup"], ["cutout", "cutmix", "label_smoothing"]], ids=str)
 def test_a_compiled_plan_edits_several_inputs_of_each_batch(methods: list[Any]) -> None:
     plan = plan_for(methods, contract="off")
-    fast = replace(plan, compiled=Compiled("eager"))
+    fast = replace(plan, backend="eager")
     for step in range(5):
         views = tuple(images(4).roll(step + shift, 2) for shift in range(2))
         found, wanted = fast(views, targets(4), step=step), plan(views, targets(4), step=step)
@@ -129,12 +128,12 @@ def test_a_form_that_is_laid_out_otherwise_keeps_its_layout(shape: tuple[int, ..
 
 def test_the_check_of_a_compiled_step_leaves_a_donated_batch_to_the_edit() -> None:
     """The check runs beside the compiled edit, and must not write into what that is given."""
-    plan = replace(plan_for(["cutout"]), compiled=Compiled("eager"))
+    plan = replace(plan_for(["cutout"]), backend="eager")
     for step in (5, 6, 7, 8):
         x = images(6)
         wanted = plan_for(["cutout"], contract="off")(x.clone(), targets(6), step=step)[0]
         seen: list[bool] = []
-        run = plan.compiled.run if plan.compiled is not None else None
+        run = plan.runner.compiled.run if plan.runner.compiled is not None else None
         assert run is not None
 
         def watched(batch: cp.Batch, calls: Any, x: Tensor = x, run: Any = run, seen: list[bool] = seen) -> cp.Batch:
@@ -142,14 +141,14 @@ def test_the_check_of_a_compiled_step_leaves_a_donated_batch_to_the_edit() -> No
             return run(batch, calls)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plan.compiled, "run", watched)
+            patch.setattr(plan.runner.compiled, "run", watched)
             assert torch.equal(plan(x, targets(6), step=step, donate=True)[0], wanted)
         assert seen == [True]
 
 
 def test_a_compiled_plan_keeps_the_layout_of_each_batch() -> None:
     plan = plan_for(["mixup"], contract="off")
-    fast = replace(plan, compiled=Compiled("eager"))
+    fast = replace(plan, backend="eager")
     for step in range(8):
         x = images(6) if step % 2 else images(6).to(memory_format=torch.channels_last)
         found, wanted = fast(x, targets(6), step=step)[0], plan(x, targets(6), step=step)[0]

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.core import errors
-from counterpoint.core.compiled import Compiled
 from counterpoint.losses import BinaryFocalLoss, FocalLoss
 from tests.algorithms.batches import bits, images, plan_for, targets
 from tests.algorithms.cases import CASES, EditCase
@@ -62,12 +61,12 @@ def test_a_plan_of_every_method_gives_the_same_bits(name: str, compiled: bool, w
     case = CASES[name][0]
     assert isinstance(case, EditCase)
     plan = plan_for([case.algorithm], case.tasks[0], inputs=case.inputs[0])
-    plan = replace(plan, compiled=Compiled("eager")) if compiled else plan
+    plan = replace(plan, backend="eager") if compiled else plan
     batch = images(5, kind=case.inputs[0]), targets(5, case.tasks[0])
     for step in range(6):  # before any batch is run, and between any two
         there = way(plan)
         assert there.fingerprint == plan.fingerprint
-        assert (there.compiled is None) is (plan.compiled is None)
+        assert (there.runner.compiled is None) is (plan.backend is None)
         wanted, found = plan(*batch, step=step), there(*batch, step=step)
         assert [bits(part) for part in found] == [bits(part) for part in wanted]
 
@@ -123,9 +122,9 @@ def test_a_copy_goes_on_with_the_checks_and_has_seen_no_step() -> None:
     for step in range(2):
         plan(images(4), targets(4), step=step)
     there = pickled(plan)
-    assert not there.progress.due(there.contract, ["mixup.apply"])
-    assert not plan.progress.due(plan.contract, ["mixup.apply"])
-    assert pickled(plan_for(["mixup"])).progress.due(plan.contract, ["mixup.apply"])
+    assert not there.runner.progress.due(there.contract, ["mixup.apply"])
+    assert not plan.runner.progress.due(plan.contract, ["mixup.apply"])
+    assert pickled(plan_for(["mixup"])).runner.progress.due(plan.contract, ["mixup.apply"])
 
 
 def edited(plan: cp.Plan, steps: int) -> list[bytes]:
@@ -149,7 +148,7 @@ def test_plans_and_errors_cross_processes(method: str) -> None:
     plans = [
         plan_for(methods, loss=nn.CrossEntropyLoss(weight=WEIGHT)) for methods in (["mixup", "cutout"], ["cutmix"])
     ]
-    plans.append(replace(plans[0], compiled=Compiled("eager"), contract=plans[0].contract))
+    plans.append(replace(plans[0], backend="eager", contract=plans[0].contract))
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(method)) as pool:
         there = [pool.submit(edited, plan, 5) for plan in plans]
         failed = pool.submit(refused, ["mixpu", "mixup", "cutmix"])

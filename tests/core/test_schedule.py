@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import time
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,6 +23,24 @@ HORIZON = 400
 def schedules(draw: st.DrawFn) -> Schedule:
     end = draw(st.none() | st.integers(0, 60))
     return Schedule(draw(st.integers(0, 30)), end, draw(st.integers(1, 13)))
+
+
+def lines_run(work: Callable[[], object]) -> int:
+    """Count the lines of Python that are run: a walk through the batches of long rhythms would take millions."""
+    count = 0
+
+    def note(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return note
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
 
 
 def acting(schedule: Schedule | None) -> list[int]:
@@ -77,12 +98,7 @@ def test_rhythms_of_any_length_are_compared_at_once(first: dict[str, object], se
     assert verdict(*mixers) == ["two-mixers"]
     apart = (MixUp(every=2**40), CutMix(every=2**41, start="1ba"))
     assert verdict(*apart) == []
-    taken = []
-    for _ in range(5):
-        began = time.perf_counter()
-        verdict(*mixers, CutOut(every=2**31 - 1, start="3ba"))
-        taken.append(time.perf_counter() - began)
-    assert min(taken) < 0.01
+    assert lines_run(lambda: verdict(*mixers, CutOut(every=2**31 - 1, start="3ba"))) < 50_000
 
 
 @pytest.mark.kind("14")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core import contract, generators, run
+from counterpoint.core import contract, generators
 from counterpoint.core.progress import CHECKED
 from tests.algorithms.batches import images, plan_for, targets
 from tests.algorithms.cases import CASES, EditCase
@@ -282,4 +282,4 @@ def test_draws_can_be_looked_at_without_being_checked_off() -> None:
     """Draws of `plan.draws` are checked like those of a batch."""
     ACTIONS["draw"] = lambda: torch.rand(1)
     with pytest.raises(cp.ContractError, match=r"odd\.draw"):
-        run.draws(odd_plan(), 0, cp.BatchSpec(4, (3, 5, 7), 4), 0)
+        odd_plan().draws(0, cp.BatchSpec(4, (3, 5, 7), 4))

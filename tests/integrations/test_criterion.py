@@ -37,7 +37,7 @@ def test_another_loss_leaves_every_fact_as_it_is() -> None:
     weighed = nn.CrossEntropyLoss(torch.linspace(0.5, 1.5, 5))
     found = with_loss(plan, weighed)
     assert found.facts == plan.facts
-    assert (found.contract, found.compiled is None) == (plan.contract, False)
+    assert (found.contract, found.backend is None) == (plan.contract, False)
     assert found.order == plan.order
     assert found.fingerprint == _plan(loss=weighed).fingerprint != plan.fingerprint
     generator = torch.Generator().manual_seed(0)
@@ -49,7 +49,7 @@ def test_another_loss_leaves_every_fact_as_it_is() -> None:
 @pytest.mark.parametrize(("compiled", "contract"), [(False, "always"), (False, "off"), (True, "first_steps")])
 def test_compilation_and_contract_stay(compiled: bool, contract: str) -> None:
     found = with_loss(_plan(compile=compiled, contract=contract), nn.CrossEntropyLoss())
-    assert (found.compiled is not None, found.contract.value) == (compiled, contract)
+    assert (found.backend is not None, found.contract.value) == (compiled, contract)
 
 
 def test_a_loss_that_is_the_model_is_not_among_its_modules() -> None:

@@ -16,7 +16,6 @@ from torchmetrics.classification import MulticlassAccuracy
 
 import counterpoint as cp
 import counterpoint.functional as CF
-from counterpoint.core.compiled import Compiled
 from counterpoint.integrations.accelerate import AcceleratedSteps
 from counterpoint.integrations.lightning import CounterpointCallback, original_targets
 from counterpoint.integrations.torchmetrics import ExpectedAccuracy
@@ -81,7 +80,7 @@ class TestOriginal:
         """They are those of the samples that are left, in their order."""
         net = recipe.model()
         plan = compose({"name": "selective_backprop", "keep": 0.25}, "mixup", contract="off")
-        plan = replace(plan, compiled=Compiled("eager")) if compiled else plan
+        plan = replace(plan, backend="eager") if compiled else plan
         engine = cp.Engine(plan, model=net, optimizer=recipe.optimizer(net))
         numbers = torch.arange(8)
         for inputs, targets in recipe.batches()[:3]:
@@ -98,7 +97,7 @@ class TestOriginal:
 
     def test_in_a_compiled_plan(self) -> None:
         """Batches of one form share a function, and nothing of the first batch."""
-        plan = replace(compose("mixup", "label_smoothing", contract="off"), compiled=Compiled("eager"))
+        plan = replace(compose("mixup", "label_smoothing", contract="off"), backend="eager")
         engine = cp.Engine(plan, model=recipe.model())
         for inputs, targets in recipe.batches()[:3]:
             with engine.batch(inputs, targets) as batch:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.run import edit
 
 CLASSES, CHANNELS, HEIGHT, WIDTH, FEATURES = 3, 3, 6, 5, 12
 STEPS = 3
@@ -130,8 +129,8 @@ class Through(nn.Module):
 
 def edited(plan: cp.Plan, case: Composition, step: int) -> Edited:
     """Return a batch as the plan edits it, with stand-ins for the losses of samples."""
-    batch, _ = edit(
-        plan, case.inputs(step), case.targets(step), step, rank=0, sample_losses=lambda view: case.losses(step)
+    batch, _ = plan.runner.edit(
+        case.inputs(step), case.targets(step), step, rank=0, sample_losses=lambda view: case.losses(step)
     )
     return batch.inputs, batch.targets
 
