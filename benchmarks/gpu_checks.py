@@ -119,7 +119,11 @@ def _call(plan: Callable[[Tensor, Tensor], object], given: tuple[Tensor, Tensor]
 
 def _calls(plan: cp.Plan, drawn: dict[str, Any]) -> list[Call]:
     """Return the edits of a plan that has no choices, with draws that were made before."""
-    return [Call(edit, drawn.get(step.identity)) for step in plan.steps for edit in step.edits[step.identity]]
+    return [
+        Call(edit, drawn.get(step.identity))
+        for step in plan.steps
+        for edit in plan.runner.edits[step.name][step.identity]
+    ]
 
 
 def _captured(device: torch.device, work: Callable[[], None]) -> Callable[[], None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.batch import Batch
-from counterpoint.core.kinds import Kind
+from counterpoint.core.kinds import Field, Kind
+from counterpoint.core.member import Member
+from counterpoint.core.steps import BatchStep
 
-__all__ = ["BoundEdit", "Call", "map_draws", "run_calls"]
+__all__ = ["BoundEdit", "Call", "bound_edits", "map_draws", "run_calls"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,19 @@ class BoundEdit:
         if edited.inputs_kind is inputs_kind and edited.targets_kind is targets_kind:
             return edited
         return replace(edited, inputs_kind=inputs_kind, targets_kind=targets_kind)
+
+
+def bound_edits(step: BatchStep) -> dict[str, tuple[BoundEdit, ...]]:
+    """Return what each member does to a batch in a step, by its name."""
+    return {leaf.identity: tuple(_edits_of(step, leaf)) for leaf in step.work.leaves}
+
+
+def _edits_of(step: BatchStep, member: Member) -> Iterator[BoundEdit]:
+    kinds = step.gives.get(Field.INPUTS), step.gives.get(Field.TARGETS)
+    for effect in member.declaration.transforms:
+        if step.method in (None, effect.method):
+            name, function = f"{member.identity}.{effect.method}", getattr(member.algorithm, effect.method)
+            yield BoundEdit(name, function, *kinds, effect.sample_losses)
 
 
 class Call(NamedTuple):

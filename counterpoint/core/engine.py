@@ -20,11 +20,12 @@ from counterpoint.core.events import Event
 from counterpoint.core.fired import Fired
 from counterpoint.core.fitting import check_model
 from counterpoint.core.handlers import Handlers
-from counterpoint.core.opened import Opened, OpenedBatches
+from counterpoint.core.opened import OpenedBatches
 from counterpoint.core.origin import check_origin, pack_origin
 from counterpoint.core.run import Dice, process_rank
 from counterpoint.core.runnable import Plan
-from counterpoint.core.scope import Training
+from counterpoint.core.scope import Opened, Training
+from counterpoint.core.sharding import reshard
 from counterpoint.core.spans import Loop, Span
 from counterpoint.core.state import Remembered, load_states, pack_states
 from counterpoint.core.update import Update
@@ -82,7 +83,7 @@ class Engine:
         check_model(plan, model, has_optimizer=optimizer is not None)
         self.plan = plan
         self.rank = process_rank() if rank is None else whole_number("rank", rank)
-        self._training = training = Training(model, optimizer)
+        self._training = training = Training(model, optimizer, reshard)
         self._predict = model if predict is None else predict
         self._opened = opened = OpenedBatches()
         plan.runner.progress.start()

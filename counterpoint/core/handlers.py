@@ -12,9 +12,9 @@ from counterpoint.core.contract import watch_hook, watched_call
 from counterpoint.core.effects import Contract, Phase
 from counterpoint.core.events import Event
 from counterpoint.core.failures import MethodCode
-from counterpoint.core.opened import Opened, OpenedBatches
+from counterpoint.core.opened import OpenedBatches
 from counterpoint.core.runnable import Plan
-from counterpoint.core.scope import Scope, Training
+from counterpoint.core.scope import Opened, Scope, Training
 from counterpoint.core.steps import HookStep
 
 __all__ = ["NOBODY", "Acting", "Bound", "Handler", "Handlers"]

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
-from counterpoint.core.batch import Batch
 from counterpoint.core.errors import RunError
 from counterpoint.core.events import Event
+from counterpoint.core.scope import Opened
 
-__all__ = ["Opened", "OpenedBatches"]
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A device batch at work: its number, what it is edited to, the draws for it, and whose hooks act on it."""
-
-    number: int
-    batch: Batch
-    draws: dict[str, Any]
-    active: frozenset[str]
+__all__ = ["OpenedBatches"]
 
 
 class OpenedBatches:

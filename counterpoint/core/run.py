@@ -14,7 +14,7 @@ from torch import Tensor
 
 from counterpoint.core.arguments import flag
 from counterpoint.core.batch import Batch, BatchSpec, Inputs
-from counterpoint.core.calls import BoundEdit, Call, run_calls
+from counterpoint.core.calls import BoundEdit, Call, bound_edits, run_calls
 from counterpoint.core.compiled import Compiled
 from counterpoint.core.contract import watch_step
 from counterpoint.core.errors import DataError
@@ -91,6 +91,11 @@ class Runner:
             steps = tuple(group)
             found += [(True, steps)] if together else [(False, (step,)) for step in steps]
         return tuple(found)
+
+    @cached_property
+    def edits(self) -> dict[str, dict[str, tuple[BoundEdit, ...]]]:
+        """What each member does to a batch, by the name of the step and of the member."""
+        return {step.name: bound_edits(step) for step in self.plan.steps}
 
     def edit(
         self,
@@ -243,7 +248,7 @@ class _Editing:
         """
         for member, certain, active in self._leaves(planned.work, everyone=everyone):
             drawn = None if planned.inserted else self._drawn(member, batch.spec, keep=active)
-            for edit in planned.edits[member.identity]:
+            for edit in self._runner.edits[planned.name][member.identity]:
                 yield Call(self._with_losses(edit) if edit.sample_losses else edit, drawn, certain, active)
 
     def _leaves(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,8 @@ from counterpoint.core.batch import Batch
 from counterpoint.core.effects import HookEffect
 from counterpoint.core.errors import ContractError
 from counterpoint.core.kinds import Field
-from counterpoint.core.opened import Opened
-from counterpoint.core.sharding import reshard
 
-__all__ = ["Outcome", "Scope", "Training"]
+__all__ = ["Opened", "Outcome", "Scope", "Training"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +24,26 @@ class Outcome:
     error: BaseException | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A device batch at work: its number, what it is edited to, the draws for it, and whose hooks act on it."""
+
+    number: int
+    batch: Batch
+    draws: dict[str, Any]
+    active: frozenset[str]
+
+
 @dataclass(eq=False)
 class Training:
-    """What a loop is at: the optimizer once there is one, the number of batches done, and the loss of the step."""
+    """What a loop is at: the optimizer once there is one, the number of batches done, and the loss of the step.
+
+    ``reshard(model)`` is called before a hook gets the model: FSDP may have gathered its parameters.
+    """
 
     model: nn.Module
     optimizer: Optimizer | None
+    reshard: Callable[[nn.Module], None]
     batches: int = 0
     loss: Tensor | None = None
 
@@ -79,7 +91,7 @@ class Scope:
         The parameters of a model that FSDP shards are its shards, also after a forward pass that gathered them.
         """
         self._declared(Field.PARAMETERS, Field.GRADIENTS, Field.MODULES)
-        reshard(self.training.model)
+        self.training.reshard(self.training.model)
         return self.training.model
 
     @property

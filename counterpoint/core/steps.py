@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-from counterpoint.core.calls import BoundEdit
 from counterpoint.core.effects import HookEffect, TransformEffect
 from counterpoint.core.kinds import Field, Kind
 from counterpoint.core.member import Member
@@ -54,21 +52,6 @@ class BatchStep:
         """The fields that it turns into another kind, with that kind."""
         edits = [(part, edit) for effect in self.effects for part, edit in effect.edits.items()]
         return {part: self.after[part] for part, edit in edits if edit.gives == self.after.get(part)}
-
-    @cached_property
-    def edits(self) -> dict[str, tuple[BoundEdit, ...]]:
-        """What each member does to a batch in this step, by its name."""
-        return {leaf.identity: tuple(self._of(leaf)) for leaf in self.work.leaves}
-
-    @property
-    def _kinds(self) -> tuple[Kind | None, Kind | None]:
-        return self.gives.get(Field.INPUTS), self.gives.get(Field.TARGETS)
-
-    def _of(self, member: Member) -> Iterator[BoundEdit]:
-        for effect in member.declaration.transforms:
-            if self.method in (None, effect.method):
-                name, function = f"{member.identity}.{effect.method}", getattr(member.algorithm, effect.method)
-                yield BoundEdit(name, function, *self._kinds, effect.sample_losses)
 
 
 @dataclass(frozen=True)

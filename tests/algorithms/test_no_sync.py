@@ -89,7 +89,7 @@ def calls(plan: cp.Plan, step: int, size: int) -> Iterator[Call]:
                 member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0)
             )
             drawn = map_draws(lambda tensor: tensor.to(DEVICE), drawn)
-            for edit in planned.edits[member.identity]:
+            for edit in plan.runner.edits[planned.name][member.identity]:
                 function = with_losses(edit.function) if edit.sample_losses else edit.function
                 yield Call(replace(edit, function=function), drawn)
 

@@ -98,7 +98,7 @@ def test_rhythms_of_any_length_are_compared_at_once(first: dict[str, object], se
     assert verdict(*mixers) == ["two-mixers"]
     apart = (MixUp(every=2**40), CutMix(every=2**41, start="1ba"))
     assert verdict(*apart) == []
-    assert lines_run(lambda: verdict(*mixers, CutOut(every=2**31 - 1, start="3ba"))) < 50_000
+    assert lines_run(lambda: verdict(*mixers, CutOut(every=2**31 - 1, start="3ba"))) < 500_000
 
 
 @pytest.mark.kind("14")
