@@ -163,7 +163,7 @@ def commuting_is_true(case: Composition, plan: cp.Plan, tally: Tally) -> None:
 
 def always(step: BatchStep) -> BatchStep:
     """Return a step without its schedule and coin, and those of its branches."""
-    return replace(step, work=unscheduled(step.work)) if isinstance(step.work, Member) else step
+    return replace(step, work=unscheduled(step.work))
 
 
 def unscheduled(member: Member) -> Member:

@@ -11,7 +11,6 @@ import torch
 
 import counterpoint as cp
 from counterpoint.core.kinds import Field
-from counterpoint.core.member import Member
 from counterpoint.core.run import Dice
 from tests.algorithms.cases import Array, Pair, naive_cutmix, naive_mixup, naive_normalizing, naive_smoothing
 from tests.laws.case import CLASSES, Composition
@@ -92,10 +91,10 @@ def expected_batch(plan: cp.Plan, case: Composition, step: int) -> tuple[Array |
     white, known = 255 if case.facts["inputs"] == "bytes" else 1, True
     for planned in plan.steps:
         work = planned.work
-        while isinstance(work, Member) and work.branches and dice.acts(work):
+        while work.branches and dice.acts(work):
             chosen = draws[work.identity]
             work = next(branch for branch in work.branches if branch.identity == chosen)
-        if not isinstance(work, Member) or work.branches or not dice.acts(work):
+        if planned.inserted or work.branches or not dice.acts(work):
             continue
         reference = reference_of(work.algorithm, white, case.losses(step).double().numpy())
         known = known and reference is not None
