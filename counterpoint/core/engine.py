@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from counterpoint.core.arguments import function, instance, whole_number, written
 from counterpoint.core.batch import Batch, Inputs
+from counterpoint.core.dice import Dice, process_rank
 from counterpoint.core.errors import ArgumentError, CounterpointError, RunError
 from counterpoint.core.events import Event
 from counterpoint.core.fired import Fired
@@ -22,7 +23,6 @@ from counterpoint.core.fitting import check_model
 from counterpoint.core.handlers import Handlers
 from counterpoint.core.opened import OpenedBatches
 from counterpoint.core.origin import check_origin, pack_origin
-from counterpoint.core.run import Dice, process_rank
 from counterpoint.core.runnable import Plan
 from counterpoint.core.scope import Opened, Training
 from counterpoint.core.sharding import reshard

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, cached_property, partial
 from itertools import chain, groupby, islice
 from typing import Any
@@ -17,6 +17,7 @@ from counterpoint.core.batch import Batch, BatchSpec, Inputs
 from counterpoint.core.calls import BoundEdit, Call, bound_edits, run_calls
 from counterpoint.core.compiled import Compiled
 from counterpoint.core.contract import watch_step
+from counterpoint.core.dice import Dice
 from counterpoint.core.errors import DataError
 from counterpoint.core.failures import MethodCode
 from counterpoint.core.generators import GeneratorWatch
@@ -26,47 +27,12 @@ from counterpoint.core.member import Member
 from counterpoint.core.moves import move_draws
 from counterpoint.core.plan import PlanData
 from counterpoint.core.progress import Progress
-from counterpoint.core.rng import Rng
 from counterpoint.core.steps import BatchStep
 from counterpoint.core.tensors import is_writable
 
-__all__ = ["Dice", "Runner", "process_rank"]
+__all__ = ["Runner"]
 
 SampleLosses = Callable[[Batch], Tensor]
-
-
-@dataclass(frozen=True)
-class Dice:
-    """The randomness of one device batch: hands each member its own generator."""
-
-    seed: int
-    step: int
-    rank: int
-
-    def rng(self, member: Member, purpose: str = "") -> Rng:
-        """Return the generator of a member; equal calls return equal generators.
-
-        Without a ``purpose`` it is that of its draws; ``coin`` and ``choice`` say whether and how it acts.
-        """
-        stream = f"{member.identity}/{purpose}" if purpose else member.identity
-        alike = member.acts_alike if purpose else member.rank_free
-        return Rng(self.seed, stream, self.step, None if alike else self.rank)
-
-    def acts(self, member: Member) -> bool:
-        """Whether the member acts on this batch, by its schedule and its coin."""
-        if not member.schedule.covers(self.step):
-            return False
-        return member.schedule.p >= 1 or self.rng(member, "coin").coin(member.schedule.p)
-
-    def chosen(self, member: Member) -> Member:
-        """Return the branch of a choice that this batch gets."""
-        return member.branches[self.rng(member, "choice").choice(member.weights)]
-
-
-def process_rank() -> int:
-    """Return the rank of this process as torch.distributed knows it, 0 if there is only one."""
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
 class Runner:

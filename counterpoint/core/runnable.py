@@ -12,11 +12,12 @@ from torch import Tensor
 
 from counterpoint.core.arguments import flag, whole_number
 from counterpoint.core.batch import Batch, BatchSpec, Inputs, checked_spec
+from counterpoint.core.dice import process_rank
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.explain import explain
 from counterpoint.core.loss import check_shapes, check_values
 from counterpoint.core.plan import PlanData
-from counterpoint.core.run import Runner, process_rank
+from counterpoint.core.run import Runner
 from counterpoint.core.serialization import fingerprint, to_data
 
 __all__ = ["Plan"]

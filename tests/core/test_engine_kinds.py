@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.algorithms import SelectiveBackprop
+from counterpoint.core.dice import Dice
 from counterpoint.core.passes import Part, Passes
-from counterpoint.core.run import Dice
 from tests.algorithms.batches import CLASSES, images, plan_for, targets
 from tests.algorithms.training import Net, snapshot
 from tests.core.methods import check
