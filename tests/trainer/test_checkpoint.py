@@ -17,6 +17,7 @@ from counterpoint.trainer.checkpoint import (
     latest_checkpoint,
     list_checkpoints,
     prune_checkpoints,
+    set_aside,
     split_optimizer,
     write_checkpoint,
     write_tensors,
@@ -68,6 +69,47 @@ def test_the_newest_is_found_and_old_ones_go(tmp_path: Path) -> None:
     assert found.data == {"a": 100000000}
     prune_checkpoints(tmp_path, 2)
     assert _names(tmp_path) == ["step-00000100", "step-100000000"]
+
+
+@pytest.mark.kind("30")
+def test_checkpoints_are_ordered_by_number_and_other_names_are_left_alone(tmp_path: Path) -> None:
+    for step in (99999999, 1, 100000000):
+        write_checkpoint(tmp_path, step, _checkpoint(step))
+    others = ["broken-step-00000007", "step-00000007.old", "step-x"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    assert _names(tmp_path) == ["step-00000001", "step-99999999", "step-100000000"]
+    found, _ = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.data == {"a": 100000000}
+    prune_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "step-99999999", "step-100000000"])
+    prune_checkpoints(tmp_path, 1)
+    assert _names(tmp_path) == ["step-100000000"]
+
+
+@pytest.mark.kind("30")
+def test_only_checkpoints_after_the_step_are_set_aside(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write_checkpoint(tmp_path, step, _checkpoint(step))
+    (tmp_path / "broken-step-00000003").mkdir()
+    set_aside(tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "broken-step-00000002",
+        "broken-step-00000003",
+        "step-00000001",
+    ]
+    assert (tmp_path / "broken-step-00000003" / "state.json").is_file()
+
+
+@pytest.mark.kind("30")
+def test_a_folder_that_cannot_be_read_is_a_checkpoint_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(CheckpointError, match=f"^{tmp_path} cannot be read: Permission denied; make it readable"):
+        list_checkpoints(tmp_path)
 
 
 def test_no_checkpoint_yet(tmp_path: Path) -> None:

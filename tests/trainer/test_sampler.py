@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from counterpoint.core.errors import DataError
+from counterpoint.core.rng import Rng
 from counterpoint.trainer.data import ImageFolder
+from counterpoint.trainer.examples import Failure
 from counterpoint.trainer.sampler import EpochSampler, evaluation_loader, train_loader
+from counterpoint.trainer.spec import RandomDataset
 from tests.trainer.support import blobs, write_images
 
 
@@ -113,3 +116,65 @@ def test_evaluation_takes_all_in_order() -> None:
     loaders = [evaluation_loader(data, 4, workers=0, rank=rank, ranks=2) for rank in (0, 1)]
     parts = [[label for _, targets in loader for label in targets.tolist()] for loader in loaders]
     assert parts == [[0, 2, 1, 0, 2, 1], [1, 0, 2, 1, 0]]
+
+
+class _Broken:
+    """Holds one example that cannot be made."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index == 4:
+            raise ValueError("cut off")
+        return torch.zeros(2), index
+
+
+@pytest.mark.kind("30")
+def test_an_example_that_cannot_be_made_is_named_by_its_index() -> None:
+    sampler = EpochSampler(6, 1, seed=0)
+    sampler.start(epoch=3)
+    loaders = train_loader(_Broken(), sampler, seed=0, workers=0), evaluation_loader(_Broken(), 1, workers=0)
+    for loader in loaders:
+        (failed,) = [found.message for found in loader if isinstance(found, Failure)]
+        assert failed.startswith("example 4 cannot be made: ValueError: cut off")
+
+
+class _Noise(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return torch.rand(3), index
+
+
+@pytest.mark.kind("30")
+def test_an_evaluation_loader_draws_the_same_in_every_run() -> None:
+    """Batch n is drawn after the seed of its number under seed 0, whatever torch's global generator holds."""
+    keys = [Rng(0, "loader/evaluation", number, None).integers(0, 2**31).item() for number in range(3)]
+    wanted = [torch.rand(2, 3, generator=torch.Generator().manual_seed(int(key))) for key in keys]
+    for seed in (0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            loader = evaluation_loader(torch.utils.data.DataLoader(_Noise(), batch_size=2), 2, workers=0)
+            found = [inputs for inputs, _ in loader]
+        assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
+
+
+@pytest.mark.kind("30")
+def test_a_data_set_draws_from_the_seed_epoch_and_index() -> None:
+    class Draws(RandomDataset):
+        def __len__(self) -> int:
+            return 6
+
+        def example(self, index: int, rng: Rng) -> tuple[torch.Tensor, int]:
+            return rng.integers(0, 2**31), index
+
+    sampler = EpochSampler(6, 3, seed=8)
+    loader = train_loader(Draws(), sampler, seed=9, workers=0)
+    for epoch in (0, 2):
+        sampler.start(epoch)
+        found = {
+            int(index): int(value) for values, indices in loader for value, index in zip(values, indices, strict=True)
+        }
+        assert found == {index: Rng(9, f"example/{index}", epoch, None).integers(0, 2**31).item() for index in range(6)}

@@ -23,6 +23,36 @@ class Whole(cp.Algorithm[None], name="whole"):
         yield
 
 
+class Alike(cp.Algorithm[int], name="alike"):
+    """Draws one number, the same for every process, and adds it to each sample."""
+
+    shared = True
+
+    def draw(self, rng: cp.Rng, batch: cp.BatchSpec) -> int:
+        """Draw an offset."""
+        return int(rng.integers(0, 3))
+
+    @cp.transform(inputs=cp.NORMALIZED, law=cp.Law.RESCALE)
+    def apply(self, batch: cp.Batch, draws: int) -> cp.Batch:
+        """Add the offset."""
+        return batch
+
+
+class AlikeOnSamples(cp.Algorithm[list[int]], name="alike_on_samples"):
+    """Draws a number for each sample, by the place in the batch of its process."""
+
+    shared = True
+
+    def draw(self, rng: cp.Rng, batch: cp.BatchSpec) -> list[int]:
+        """Draw an offset for each sample."""
+        return [int(rng.integers(0, 3)) for _ in range(batch.size)]
+
+    @cp.transform(inputs=cp.NORMALIZED, law=cp.Law.RECOLOR)
+    def apply(self, batch: cp.Batch, draws: list[int]) -> cp.Batch:
+        """Add the offsets."""
+        return batch
+
+
 def _plan(*methods: object, **facts: Any) -> cp.Plan:
     stated = {"task": "multiclass", "num_classes": 5, "inputs": "normalized", "batch_size": 8, **facts}
     return cp.compose(list(methods), loss=nn.CrossEntropyLoss(), **stated)
@@ -74,6 +104,11 @@ def test_another_global_batch_is_told_both_ways(before: Split, now: Split) -> No
         ([Whole()], "whole"),
         (["label_smoothing"], None),
         (["ema", "gradient_clipping", "label_smoothing"], None),
+        ([{"name": "label_smoothing", "p": 0.5}], "label_smoothing"),  # each process has a coin of its own
+        ([{"name": "ema", "p": 0.5}], None),  # what processes hold alike has one coin
+        ([Alike()], None),
+        ([AlikeOnSamples()], "alike_on_samples"),
+        ([Alike(), {"name": "label_smoothing", "p": 0.5}], "label_smoothing"),
     ],
 )
 def test_methods_that_depend_on_the_split_are_named(methods: list[object], named: str | None) -> None:
