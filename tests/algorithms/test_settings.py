@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import pydantic
 import pytest
 
 import counterpoint as cp
-from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
+from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, Normalize, OneOf
 from counterpoint.core import Algorithm
 from counterpoint.plugins import ALGORITHMS
 from tests.algorithms.batches import plan_for
@@ -208,3 +210,97 @@ class TestInstances:
         written = json.loads(json.dumps(algorithm.component()))
         name = written.pop("name")
         assert ALGORITHMS.load(name).model_validate(written, context={"resolve": ALGORITHMS.load}) == algorithm
+
+
+COMMON = set(cp.Algorithm.model_fields)
+REQUIRED = {
+    "manifold_mixup": {"module": "0"},
+    "normalize": {"mean": [0.5], "std": [0.25]},
+    "one_of": {"algorithms": []},
+}
+
+# Of each method its settings: the default and, for a number, the range in the notation of mathematics.
+SETTINGS: dict[str, dict[str, tuple[Any, str]]] = {
+    "blurpool": {
+        "filter_size": (3, "[2, 7]"),
+        "padding": ("replicate", ""),
+        "convolutions": (True, ""),
+        "max_pools": (True, ""),
+        "min_channels": (16, "[1, 1000000000]"),
+    },
+    "cutmix": {"alpha": (1.0, "[0.0, 1e12]"), "per_sample": (False, "")},
+    "cutout": {
+        "length": (0.5, "(0.0, 1.0]"),
+        "num_holes": (1, "[1, 10000]"),
+        "per_sample": (True, ""),
+        "fill": (0.0, "[-1e30, 1e30]"),
+        "space": (None, ""),
+        "masks": ("keep", ""),
+    },
+    "ema": {"half_life": (100.0, "(0.0, 1e12]"), "decay": (None, "[0.0, 1.0)"), "warmup": (True, "")},
+    "gradient_clipping": {"by": ("norm", ""), "threshold": (1.0, "(0.0, 1e30]")},
+    "label_smoothing": {"smoothing": (0.1, "[0.0, 1.0]")},
+    "manifold_mixup": {"alpha": (2.0, "[0.0, 1e12]")},
+    "mixup": {"alpha": (0.2, "[0.0, 1e12]")},
+    "normalize": {"dtype": (None, ""), "channels_last": (False, "")},
+    "one_of": {"weights": (None, "")},
+    "sam": {"rho": (0.05, "[0.0, 1e6]"), "adaptive": (False, "")},
+    "selective_backprop": {"keep": (0.5, "(0.0, 1.0]"), "selection": ("sample", ""), "beta": (None, "[0.0, 1e6]")},
+    "swa": {},
+    "trivial_augment": {"space": ("wide", ""), "strengths": (31, "[2, 10000]")},
+}
+
+
+def edges(interval: str) -> Iterator[tuple[float, bool]]:
+    """Give the ends of a range and the numbers next to them, each with whether it lies inside."""
+    ends = [json.loads(end) for end in interval[1:-1].split(", ")]
+    for end, inwards, closed in zip(
+        ends, (math.inf, -math.inf), (interval[0] == "[", interval[-1] == "]"), strict=True
+    ):
+        whole = isinstance(end, int)
+        yield end, closed
+        yield (end + int(math.copysign(1, inwards)) if whole else math.nextafter(end, inwards)), True
+        yield (end - int(math.copysign(1, inwards)) if whole else math.nextafter(end, -inwards)), False
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("name", sorted(ALGORITHMS.names()))
+def test_each_setting_has_its_default_and_its_range(name: str) -> None:
+    algorithm = ALGORITHMS.load(name)
+    required = REQUIRED.get(name, {})
+    assert algorithm.model_fields.keys() - COMMON == SETTINGS[name].keys() | required.keys()
+    for setting, (default, interval) in SETTINGS[name].items():
+        assert algorithm.model_fields[setting].default == default, setting
+        for number, inside in edges(interval) if interval else ():
+            given = {**required, setting: number}
+            if inside:
+                assert getattr(algorithm.model_validate(given), setting) == number
+            else:
+                with pytest.raises(pydantic.ValidationError, match=setting):
+                    algorithm.model_validate(given)
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("mean", "std", "allowed"),
+    [
+        ([0.1, 0.2], [0.3, 0.4], True),
+        ([0.1], [0.3, 0.4], True),
+        ([0.1, 0.2], [0.3], True),
+        ([0.1, 0.2], [0.3, 0.4, 0.5], False),
+        ([0.1, 0.2, 0.3], [0.3, 0.4], False),
+        ([], [0.3], False),
+        ([0.1], [], False),
+        ([-1e6, 1e6], [1e-6, 1e6], True),
+        ([1.1e6], [1.0], False),
+        ([-1.1e6], [1.0], False),
+        ([0.5], [0.9e-6], False),
+        ([0.5], [1.1e6], False),
+    ],
+)
+def test_means_and_deviations_are_as_many_and_in_range(mean: list[float], std: list[float], allowed: bool) -> None:
+    if allowed:
+        assert (Normalize(mean=mean, std=std).mean, Normalize(mean=mean, std=std).std) == (tuple(mean), tuple(std))
+    else:
+        with pytest.raises(pydantic.ValidationError, match=r"mean|std"):
+            Normalize(mean=mean, std=std)

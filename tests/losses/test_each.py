@@ -102,6 +102,37 @@ def test_the_other_losses_over_classes(gamma: float | None, reduction: str, shap
         )
 
 
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("ignored", [2, 255, -7])
+@pytest.mark.parametrize("make", [nn.CrossEntropyLoss, nn.NLLLoss, FocalLoss])
+def test_an_ignored_index_of_ones_own_counts_nowhere(
+    make: Callable[..., nn.Module], ignored: int, reduction: str
+) -> None:
+    """Positions with it add nothing to the losses, and the means divide by the other positions alone."""
+    outputs, targets = normal(3, CLASSES, 2).log_softmax(1), torch.tensor([[0, 1], [3, ignored], [ignored, ignored]])
+    loss = make(weight=torch.tensor(WEIGHT).double(), ignore_index=ignored, reduction=reduction)
+    spec = resolve_loss(loss)
+    assert spec is not None
+    assert spec.ignore_index == ignored
+    assert spec.classes == CLASSES
+    log_p = outputs[[0, 0, 1], [0, 1, 3], [0, 1, 0]]
+    power = (1 - log_p.exp()) ** 2 if make is FocalLoss else 1.0
+    a, b, c = (-torch.tensor([0.5, 2.0, 3.0]) * power * log_p).tolist()
+    torch.testing.assert_close(
+        each_of(loss)(outputs, targets), torch.tensor([(a + b) / 2, c, 0.0]).double(), rtol=0, atol=1e-6
+    )
+    losses = torch.tensor([[a, b], [c, 0.0], [0.0, 0.0]], dtype=torch.float64)
+    wanted = {"none": losses, "sum": losses.sum(), "mean": losses.sum() / 5.5}[reduction]
+    torch.testing.assert_close(spec.function(outputs, targets), wanted, rtol=1e-6, atol=1e-6)
+    if reduction == "mean":
+        assert spec.denominator is not None
+        assert spec.denominator(targets) == 0.5 + 2.0 + 3.0
+        assert spec.denominator(torch.full_like(targets, ignored)) == 0
+    else:
+        assert spec.denominator is None
+
+
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("shape", [(5,), (5, CLASSES), (5, 3, CLASSES)])
 @pytest.mark.parametrize(

@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.core.fitting import check_model
-from counterpoint.losses import LOG_PROBABILITIES, LOGITS, PROBABILITIES, BinaryFocalLoss, FocalLoss, resolve_loss
+from counterpoint.losses import (
+    LOG_PROBABILITIES,
+    LOGITS,
+    PROBABILITIES,
+    BinaryFocalLoss,
+    FocalLoss,
+    ThresholdedBCEWithLogitsLoss,
+    resolve_loss,
+)
 
 INFINITE = float("inf")
 LOSSES: dict[str, tuple[nn.Module, str]] = {
@@ -97,27 +105,51 @@ def test_what_is_infinite_or_no_number_is_left_as_torch_has_it(row: list[float])
     )
 
 
-def test_the_known_losses_say_what_they_take() -> None:
-    said = {
-        loss: resolve_loss(loss)
-        for loss in (
-            nn.CrossEntropyLoss(),
-            nn.NLLLoss(),
-            nn.KLDivLoss(),
-            nn.BCEWithLogitsLoss(),
-            nn.BCELoss(),
-            nn.MSELoss(),
-        )
-    }
-    assert [None if spec is None else spec.outputs for spec in said.values()] == [
-        LOGITS,
-        LOG_PROBABILITIES,
-        LOG_PROBABILITIES,
-        LOGITS,
-        PROBABILITIES,
-        None,
-    ]
+@pytest.mark.parametrize(
+    ("loss", "outputs"),
+    [
+        (nn.CrossEntropyLoss(), LOGITS),
+        (FocalLoss(), LOGITS),
+        (nn.NLLLoss(), LOG_PROBABILITIES),
+        (nn.KLDivLoss(), LOG_PROBABILITIES),
+        (nn.BCEWithLogitsLoss(), LOGITS),
+        (ThresholdedBCEWithLogitsLoss(0.2), LOGITS),
+        (BinaryFocalLoss(), LOGITS),
+        (nn.BCELoss(), PROBABILITIES),
+        (nn.MSELoss(), None),
+        (nn.L1Loss(), None),
+    ],
+    ids=str,
+)
+def test_the_known_losses_say_what_they_take(loss: nn.Module, outputs: cp.OutputKind | None) -> None:
+    spec = resolve_loss(loss)
+    assert spec is not None
+    assert spec.outputs == outputs
     assert LOGITS.wrong(torch.full((2, 3), 1e9)) == ""
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        ([[0.0, 0.25], [1.0, 0.5]], ""),
+        ([[0.0, 0.25], [1.0, 1.5]], "one is 1.5, outside 0 to 1"),
+        ([[0.0, 0.25], [-0.5, 1.0]], "one is -0.5, outside 0 to 1"),
+        ([[0.0, float("nan")]], ""),
+    ],
+)
+def test_probabilities_lie_from_0_to_1(outputs: list[list[float]], said: str) -> None:
+    assert PROBABILITIES.wrong(torch.tensor(outputs)) == said
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(("total", "said"), [(1.0005, ""), (0.9995, ""), (1.004, "1"), (0.996, "0.996"), (2.5, "2.5")])
+def test_the_probabilities_of_a_row_add_up_to_1_within_a_thousandth(total: float, said: str) -> None:
+    right = torch.tensor([0.2, 0.3, 0.5])
+    outputs = torch.stack([right, right * total]).log()[..., None].expand(2, 3, 4)
+    wanted = f"the exponentials of a row add up to {said}, not to 1" if said else ""
+    assert LOG_PROBABILITIES.wrong(outputs) == wanted
+    assert LOG_PROBABILITIES.wrong(outputs[:0]) == LOG_PROBABILITIES.wrong(outputs[0, 0]) == ""
 
 
 def test_a_loss_of_ones_own_says_what_it_takes() -> None:

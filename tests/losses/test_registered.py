@@ -217,3 +217,45 @@ def test_settings_are_finite(settings: type[BaseModel], key: str, value: float) 
     for given in (value, [1.0, value]):
         with pytest.raises(ValidationError, match=key):
             settings.model_validate({key: given})
+
+
+WEIGHT = ("weight", [0.0, 1e12], [-1e-9, 1.0001e12])
+LIMITS = {
+    CrossEntropy: [("label_smoothing", [0.0, 1.0], [-1e-9, 1.0001]), WEIGHT],
+    BinaryCrossEntropy: [
+        ("target_threshold", [0.0, 0.9999], [-1e-9, 1.0]),
+        WEIGHT,
+        ("pos_weight", *WEIGHT[1:]),
+    ],
+    NegativeLogLikelihood: [WEIGHT],
+    Focal: [("gamma", [0.0, 1e3], [-1e-9, 1.0001e3]), WEIGHT],
+    BinaryFocal: [("gamma", [0.0, 1e3], [-1e-9, 1.0001e3]), ("alpha", [0.0, 1.0], [-1e-9, 1.0001])],
+}
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("settings", "key", "inside", "outside"),
+    [(settings, *limits) for settings, rows in LIMITS.items() for limits in rows],
+)
+def test_limits_are_inside_or_outside_as_said(
+    settings: type[BaseModel], key: str, inside: list[float], outside: list[float]
+) -> None:
+    for number in inside:
+        given = [number] if "weight" in key else number
+        assert settings.model_validate({key: given}).model_dump()[key] == ((number,) if "weight" in key else number)
+    for number in outside:
+        with pytest.raises(ValidationError, match=key):
+            settings.model_validate({key: [number] if "weight" in key else number})
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("threshold", [0.0, 0.2])
+def test_a_threshold_builds_its_own_loss_with_every_setting(threshold: float) -> None:
+    settings = {"weight": [1.0, 2.0], "pos_weight": [3.0, 4.0], "reduction": "sum", "target_threshold": threshold}
+    loss = BinaryCrossEntropy.model_validate(settings).build()
+    outputs, targets = torch.tensor([[0.5, -1.0], [2.0, 0.0]]), torch.tensor([[0.1, 0.9], [0.0, 0.3]])
+    hot = torch.tensor([[threshold < 0.1, True], [False, True]])
+    p = torch.sigmoid(outputs)
+    losses = torch.where(hot, -torch.tensor([3.0, 4.0]) * p.log(), -(1 - p).log()) * torch.tensor([1.0, 2.0])
+    torch.testing.assert_close(loss(outputs, targets), losses.sum())
