@@ -285,6 +285,14 @@ class TestMovingAverage:
         for i in range(50):
             assert abs(moved[i].item() - (decay * average[i].item() + (1 - decay) * value[i].item())) <= error
 
+    @pytest.mark.kind("30")
+    def test_a_decay_of_zero_copies_whatever_the_average_was(self) -> None:
+        """Zero times infinity is not a number, and so is what a sum makes of it."""
+        for average in (torch.inf, torch.nan, 3e38, 0.0):
+            for value in (-0.0, 0.5, -torch.inf):
+                copied = CF.moving_average(torch.tensor([average, 1.0]), torch.tensor([value, value]), 0.0)
+                assert bits(copied) == bits(torch.tensor([value, value]))
+
     def test_a_decay_of_zero_copies_bit_for_bit(self) -> None:
         assert bits(CF.moving_average(noise(50), noise(50, seed=1), 0.0)) == bits(noise(50, seed=1))
 

@@ -155,7 +155,49 @@ def wrong(name: str, **changed: Any) -> None:
         ("trivial_augment", {"samples": {"turn": PERM}}, "it is a dict by operations: identity"),
         ("trivial_augment", {"samples": {"rotate": torch.tensor([4])}}, r"samples\['rotate'\] holds an index beyond"),
         ("trivial_augment", {"magnitudes": {"rotate": torch.rand(2)}}, "magnitudes has nothing for posterize"),
+        (
+            "trivial_augment",
+            {"samples": {"rotate": torch.tensor([0.0, 2.0]), "posterize": torch.tensor([1])}},
+            r"samples\['rotate'\] holds torch\.int64 numbers, not torch\.float32",
+        ),
+        ("trivial_augment", {"samples": {"rotate": torch.tensor([-5])}}, r"samples\['rotate'\] holds an index beyond"),
+        ("trivial_augment", {"samples": {"rotate": torch.tensor([0, 2])}}, "magnitudes has 'posterize', and samples"),
+        (
+            "trivial_augment",
+            {"magnitudes": {"rotate": torch.ones(2), "posterize": torch.tensor([9.0])}},
+            r"magnitudes\['posterize'\] holds 9.*from 0 to 8",
+        ),
+        (
+            "trivial_augment",
+            {"magnitudes": {"rotate": torch.ones(2), "posterize": torch.tensor([-1.0])}},
+            r"magnitudes\['posterize'\] holds -1",
+        ),
+        (
+            "trivial_augment",
+            {"magnitudes": {"rotate": torch.tensor([0.0, 2e6]), "posterize": torch.ones(1)}},
+            r"magnitudes\['rotate'\] holds 2",
+        ),
+        ("affine", {"matrices": torch.rand(4, 5)}, r"six floating numbers for each image.*\(4, 5\)"),
+        ("affine", {"matrices": torch.rand(3, 6)}, r"six floating numbers for each image.*\(3, 6\)"),
+        ("affine", {"matrices": torch.ones(4, 6, dtype=torch.int64)}, r"not torch\.int64 of \(4, 6\)"),
         ("blur_kernel", {"size": 0}, "size is 0"),
+        ("blur_kernel", {"size": 1001}, "size is 1001"),
+        ("blur2d", {"stride": (1, 1, 1)}, r"two whole numbers, \(vertical, horizontal\)"),
+        ("blur2d", {"stride": (1,)}, r"two whole numbers, \(vertical, horizontal\)"),
+        ("blur2d", {"kernel": torch.ones(0, 3)}, "kernel is not empty"),
+        ("blur2d", {"kernel": torch.ones(3)}, "kernel has 2 axes"),
+        ("normalize", {"dtype": torch.uint8}, r"dtype is torch\.uint8; it is one of torch\.float16"),
+        ("normalize", {"std": [1e-31]}, r"std\[0\] is 1e-31"),
+        ("smooth_multi_hot", {"smoothing": 1.5}, r"smoothing is 1\.5"),
+        ("dense_targets", {"num_classes": (1 << 24) + 1}, "num_classes is 16777217"),
+        ("moving_average", {"decay": -0.1}, r"decay is -0\.1"),
+        ("moving_average", {"out": torch.zeros(4, 3, dtype=torch.float64)}, r"out holds.* not torch\.float64"),
+        ("moving_average", {"out": torch.zeros(4)}, r"out has the shape of average, \(4, 3\)"),
+        ("sam_perturbation", {"gradients": [X, ROWS[:2]]}, "gradients holds tensors of the shapes of the weights"),
+        ("sam_perturbation", {"gradients": [ROWS, X]}, "gradients holds tensors of the shapes of the weights"),
+        ("select_by_loss", {"keep": 0}, "keep is 0"),
+        ("select_by_loss", {"beta": -0.5}, r"beta is -0\.5"),
+        ("select_by_loss", {"keys": torch.rand(3)}, r"keys has the shape of losses, \(4,\)"),
         ("blur2d", {"stride": (0, 1)}, r"stride\[0\] is 0"),
         ("blur2d", {"padding": "same"}, "padding is 'same'; it is one of 'replicate'"),
         ("moving_average", {"value": X}, r"value has the shape of average, \(4, 3\)"),
@@ -201,3 +243,20 @@ def test_a_value_that_is_no_number_has_the_lowest_level() -> None:
     images = torch.tensor([[[[torch.nan, 0.0, 0.5, 1.0]]]])
     assert torch.equal(CF.equalize(images), CF.equalize(images.nan_to_num(0.0)))
     assert torch.equal(CF.posterize(images, torch.tensor([4])), CF.posterize(images.nan_to_num(0.0), torch.tensor([4])))
+
+
+@pytest.mark.kind("30")
+def test_limits_themselves_are_allowed() -> None:
+    """An index may count from the end; each function takes both ends of its ranges."""
+    ends = {"rotate": torch.tensor([-4, 3])}
+    strengths = {"rotate": torch.tensor([-1e6, 1e6])}
+    assert CF.trivial_augment(X, ends, strengths).shape == X.shape
+    for bits in (0.0, 8.0):
+        edited = CF.trivial_augment(X, {"posterize": torch.tensor([1])}, {"posterize": torch.tensor([bits])})
+        assert torch.equal(edited[1] == 0, torch.full((3, 5, 6), True) if bits == 0 else X[1].mul(255).round() == 0)
+    for decay, wanted in ((0, 2.0), (1, 1.0)):
+        assert CF.moving_average(torch.tensor(1.0), torch.tensor(2.0), decay) == wanted
+    assert CF.sam_perturbation([], [], 0.5) == []
+    assert CF.select_by_loss(EACH, EACH, 4, 0.0).tolist() == [0, 1, 2, 3]
+    assert CF.normalize(X, [0.5], [0.5], dtype=None).dtype == X.dtype
+    assert CF.normalize(X, [0.5], [0.5], dtype=torch.float64).dtype == torch.float64

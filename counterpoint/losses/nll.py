@@ -49,8 +49,7 @@ def dense_nll(
     dense = targets.to(dtype)
     weighted = dense if weight is None else dense * along_classes(weight, dense)
     # An output of a class that is absent takes no part, be it infinite or NaN: torch does not look at it either.
-    absent = dense == 0
-    losses = (-weighted * outputs.to(dtype)).masked_fill(absent, 0).sum(1).masked_fill(absent.all(1), 0)
+    losses = (-weighted * outputs.to(dtype)).masked_fill(dense == 0, 0).sum(1)
     return reduced(losses, weighted, reduction)
 
 

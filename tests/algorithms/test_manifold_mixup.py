@@ -174,6 +174,29 @@ def test_the_hook_goes_also_when_the_forward_pass_fails() -> None:
     assert hooks(engine.model) == 0
 
 
+@pytest.mark.kind("30")
+def test_a_forward_pass_that_fails_before_the_module_raises_its_own_error() -> None:
+    engine = engine_of(composed(ManifoldMixup(module="2")))
+
+    def fail(module: nn.Module, inputs: object) -> None:
+        raise ZeroDivisionError
+
+    engine.model[1].register_forward_pre_hook(fail)
+    with pytest.raises(ZeroDivisionError), engine.batch(*data(0)) as batch:
+        engine.step(closure_of(engine, batch))
+    assert hooks(engine.model) == 0
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("name", ["0", "1.0"])
+def test_a_module_of_two_names_is_mixed_under_each(name: str) -> None:
+    shared = nn.Flatten()
+    model = nn.Sequential(shared, nn.Sequential(nn.Linear(4, CLASSES).double()))
+    model[1].insert(0, shared)
+    with pytest.raises(cp.RunError, match=f"the module '{name}' ran twice"):
+        train(engine_of(composed(ManifoldMixup(module=name)), model), range(1))
+
+
 def test_on_batches_that_it_skips_nothing_is_mixed() -> None:
     engine, seen = engine_of(composed(ManifoldMixup(module="1", start="1ba"))), []
     x, y = data(0)
@@ -242,18 +265,25 @@ class TestWhatIsRefused:
 
 
 class Named(nn.Module):
-    """A model with a module that runs twice, one that never runs, one that gives a tuple, and one that folds."""
+    """Modules that run twice, never run, give a tuple, give one number, and fold."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body, self.head, self.act = nn.Linear(4, 6), nn.Linear(6, CLASSES), nn.ReLU()
-        self.idle, self.pair, self.fold = nn.Identity(), Pair(), nn.Flatten(0)
+        self.idle, self.pair, self.fold, self.total = nn.Identity(), Pair(), nn.Flatten(0), Total()
         self.double()
 
     def forward(self, x: Tensor) -> Tensor:
         h, _ = self.pair(self.act(self.body(x.flatten(1))))
-        out: Tensor = self.head(self.act(self.fold(h).view_as(h)))
+        out: Tensor = self.head(self.act(self.fold(h).view_as(h))) + self.total(h)
         return out
+
+
+class Total(nn.Module):
+    """Gives one number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sum()
 
 
 class Pair(nn.Module):
@@ -270,6 +300,7 @@ class TestWhatWouldGoWrongSilently:
             ("idle", "'idle' did not run"),
             ("act", "'act' ran twice"),
             ("pair", "'pair' gives tuple"),
+            ("total", r"'total' gives a tensor of shape \(\) for a device batch of 6"),
             ("fold", r"'fold' gives a tensor of shape \(36,\) for a device batch of 6"),
         ],
     )

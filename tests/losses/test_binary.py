@@ -150,3 +150,20 @@ def test_a_reduction_that_does_not_exist_is_refused() -> None:
         spec_of_logits(nn.BCEWithLogitsLoss(reduction="summ"))
     with pytest.raises(ConfigError, match="reduction is 'summ'"):
         spec_of_probabilities(nn.BCELoss(reduction="summ"))
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("wide", ["weight", "pos_weight"])
+def test_weights_are_taken_in_the_dtype_of_outputs_and_targets(wide: str) -> None:
+    loss = binary_cross_entropy_with_logits(
+        torch.zeros(2, 3), torch.ones(2, 3), **{wide: torch.full((3,), 2.0, dtype=torch.float64)}
+    )
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, torch.tensor(2 * math.log(2)))
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("loss", [binary_cross_entropy_with_logits, binary_cross_entropy])
+def test_outputs_that_are_whole_numbers_are_refused(loss: Callable[..., Tensor]) -> None:
+    with pytest.raises(DataError, match=r"outputs are torch\.int64; the model must return floats"):
+        loss(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3))

@@ -97,3 +97,15 @@ def test_dtypes_that_are_no_floats_are_refused(error: Callable[..., Tensor]) -> 
 def test_a_reduction_that_does_not_exist_is_refused(make: Callable[..., nn.Module]) -> None:
     with pytest.raises(ConfigError, match="did you mean 'mean'"):
         known(make(reduction="maen"))
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(("loss", "name"), [(squared_error, "squared error"), (absolute_error, "absolute error")])
+def test_each_error_is_named_in_what_it_refuses(loss: Callable[..., Tensor], name: str) -> None:
+    for outputs, targets in (
+        (torch.zeros(2), torch.zeros(2, 1)),
+        (torch.zeros(2).long(), torch.zeros(2)),
+        (torch.zeros(2), torch.zeros(2).half()),
+    ):
+        with pytest.raises(DataError, match=f"^{name}: "):
+            loss(outputs, targets)

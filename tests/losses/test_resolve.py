@@ -243,3 +243,24 @@ def test_settings_that_a_module_refuses_are_a_fault(error: type[Exception], monk
     loss = functools.partial(nn.functional.cross_entropy, weight=3)
     with pytest.raises(ConfigError, match=r"cross_entropy cannot have the settings .*weight.*: no such weight"):
         resolve_loss(loss)
+
+
+ROWS = torch.tensor([[0.2, 0.8], [0.6, 0.4]])
+HALVES = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (functional.mse_loss, ((ROWS - HALVES) ** 2).mean()),
+        (functional.l1_loss, (ROWS - HALVES).abs().mean()),
+        (functional.binary_cross_entropy, -(HALVES * ROWS.log() + (1 - HALVES) * (1 - ROWS).log()).mean()),
+        (functional.nll_loss, -(HALVES * ROWS).sum() / 2),
+        (functional.kl_div, (torch.xlogy(HALVES, HALVES) - HALVES * ROWS).mean()),
+    ],
+)
+def test_a_function_of_torch_gives_its_own_number(function: Callable[..., Tensor], wanted: Tensor) -> None:
+    spec = resolve_loss(function)
+    assert spec is not None
+    torch.testing.assert_close(spec.function(ROWS, HALVES), wanted)
