@@ -125,6 +125,7 @@ LOSSES = [name for name in counterpoint.losses.__all__ if inspect.isfunction(get
 CALLS |= {name: of_loss(name) for name in [*LOSSES, "FocalLoss", "BinaryFocalLoss"]}
 
 
+@pytest.mark.slow
 @pytest.mark.kind("10")
 @pytest.mark.kind("20")
 @pytest.mark.parametrize("name", CALLS)

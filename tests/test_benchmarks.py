@@ -10,6 +10,7 @@ from benchmarks.check import check_batch, check_paste, holes_and_weights
 from benchmarks.contenders import Ours
 
 
+@pytest.mark.slow
 def test_without_peers_ours_is_checked_and_no_goal_is_judged(capsys: pytest.CaptureFixture[str]) -> None:
     goals = [*chains([], 8, 16, "small", backend="none"), *singles([], 8, 16)]
     assert all(goal.line.endswith("| not judged |") for goal in goals)

@@ -111,6 +111,7 @@ class TestEveryOrderOfTheList:
         assert order[0] == "dense_targets"
         assert order.index("cutout") < order.index(mixer.identity)
 
+    @pytest.mark.slow
     @mixers
     @pytest.mark.parametrize("task", SEGMENTATION_AND_MULTICLASS)
     @pytest.mark.parametrize("ignored", [False, True], ids=["all counted", "some ignored"])
@@ -146,6 +147,7 @@ class TestEveryOrderOfTheList:
         assert max(off_diagonal) > 0.2
         assert len({round(share, 9) for share in off_diagonal}) == len(STEPS)
 
+    @pytest.mark.slow
     def test_with_ema_in_an_engine(self) -> None:
         listed = [LabelSmoothing(smoothing=SMOOTHING), MixUp(alpha=1.0), CutOut(), EMA()]
         without = plan_for(listed[:3])(units(), indices(), step=0)

@@ -74,6 +74,7 @@ def test_fingerprints_are_those_written_down() -> None:
     assert len({*GOLDEN.values()}) == len(GOLDEN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("process", PROCESSES)
 def test_fingerprints_are_the_same_in_another_process(process: str) -> None:
     done = subprocess.run(
@@ -237,6 +238,7 @@ def first_that_composes(values: list[Any], make: Callable[[Any], Any]) -> Any:
     raise AssertionError(f"none of {values} composes")
 
 
+@pytest.mark.slow
 @pytest.mark.kind("22")
 @pytest.mark.parametrize("name", sorted(LOSSES.names()))
 def test_every_setting_of_a_registered_loss_is_seen(name: str) -> None:
@@ -252,6 +254,7 @@ def test_every_setting_of_a_registered_loss_is_seen(name: str) -> None:
         assert found != whole, key
 
 
+@pytest.mark.slow
 @pytest.mark.kind("22")
 @pytest.mark.parametrize("name", sorted(set(PLANS) & set(ALGORITHMS.names())))
 def test_every_setting_of_a_method_is_seen(name: str) -> None:
@@ -388,6 +391,7 @@ def same(one: object, other: object) -> bool:
     return type(one) is type(other) and repr(one) == repr(other)
 
 
+@pytest.mark.slow
 @pytest.mark.kind("22")
 @given(trees, trees)
 def test_values_are_described_alike_exactly_where_they_are_the_same(one: Any, other: Any) -> None:

@@ -80,6 +80,7 @@ def _flat(found: Any) -> list[torch.Tensor]:
     return list(found) if isinstance(found, tuple | list) else [found]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD)
 def test_any_object_in_the_place_of_one_argument(name: str) -> None:
     function, arguments = getattr(CF, name), GOOD[name]
@@ -98,6 +99,7 @@ def test_any_object_in_the_place_of_one_argument(name: str) -> None:
     fuzz()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([*GOOD]), st.data())
 def test_tensors_that_do_not_belong_together(name: str, data: st.DataObject) -> None:
@@ -213,6 +215,7 @@ def test_what_is_wrong_is_said_in_the_terms_of_the_argument(name: str, changed: 
         wrong(name, **changed)
 
 
+@pytest.mark.slow
 def test_a_compiler_sees_the_function_alone() -> None:
     compiled = torch.compile(CF.mixup, backend="eager", fullgraph=True)
     for found, wanted in zip(compiled(X, ROWS, EACH, PERM), CF.mixup(X, ROWS, EACH, PERM), strict=True):

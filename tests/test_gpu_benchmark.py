@@ -50,6 +50,7 @@ class Peer:
         raise NotImplementedError
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_without_a_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--device", "cpu", "--small", "--backend", "eager", "--out", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
@@ -79,6 +80,7 @@ def test_a_section_that_fails_loses_nothing_of_the_others(
     assert "FAILED: broken: RuntimeError: out of memory" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_only_peers_that_are_right_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     absent = {"kornia": "No module named 'kornia'", "Composer's functions": "not compared"}
     for off, timed in ((0.0, 4), (0.5, 0)):
@@ -90,6 +92,7 @@ def test_only_peers_that_are_right_are_timed(monkeypatch: pytest.MonkeyPatch) ->
         assert [goal.found is None for goal in goals] == [False, timed == 0, timed == 0]
 
 
+@pytest.mark.slow
 def test_ours_is_held_to_the_reference_too(monkeypatch: pytest.MonkeyPatch) -> None:
     call = Ours.__call__
     monkeypatch.setattr(Ours, "__call__", lambda self, *given: (call(self, *given)[0] + 0.1, call(self, *given)[1]))
@@ -107,6 +110,7 @@ def test_every_method_that_edits_batches_is_among_those_tried() -> None:
     assert "one_of" in tried
 
 
+@pytest.mark.slow
 def test_a_method_that_fails_is_named_and_the_others_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     class Waiting:
         plan = None

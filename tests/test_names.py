@@ -13,6 +13,7 @@ import counterpoint
 PACKAGE = Path(counterpoint.__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.kind("18")
 def test_a_public_name_is_defined_in_one_place() -> None:
     places: dict[str, list[str]] = defaultdict(list)

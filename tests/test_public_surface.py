@@ -439,6 +439,7 @@ class TestImporting:
         loaded = set(run_python(code, tmp_path))
         assert loaded.isdisjoint({"torch", "numpy", "counterpoint.algorithms.mixup"})
 
+    @pytest.mark.slow
     def test_composing_loads_what_is_listed_and_no_more(self, tmp_path: Path) -> None:
         code = STATE + (
             "import torch, numpy\n"
@@ -458,6 +459,7 @@ class TestImporting:
         )
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.slow
     def test_composing_loads_nothing_that_only_a_run_or_a_config_needs(self, tmp_path: Path) -> None:
         code = (
             "import json, sys, torch\n"

@@ -142,6 +142,7 @@ def drawn(algorithms: Sequence[Algorithm[Any]], name: str, step: int, rank: int 
 
 @pytest.mark.parametrize("mixer", [MixUp(), CutMix(), OneOf(algorithms=[MixUp(), CutMix()])], ids=lambda m: m.name)
 class TestDrawsOfOneMethodAndTheRest:
+    @pytest.mark.slow
     def test_adding_and_removing_others_changes_nothing(self, mixer: Algorithm[Any]) -> None:
         for step in range(4):
             alone = drawn([mixer], mixer.identity, step)
@@ -151,6 +152,7 @@ class TestDrawsOfOneMethodAndTheRest:
             together = plain(plan_for([mixer, *OTHERS]).draws(step, SPEC))
             assert {name: together[name] for name in others} == others
 
+    @pytest.mark.slow
     def test_its_place_in_the_list_changes_nothing(self, mixer: Algorithm[Any]) -> None:
         listed = [mixer, CutOut(), LabelSmoothing(), EMA()]
         every = [plain(plan_for(order).draws(2, SPEC)) for order in itertools.permutations(listed)]
@@ -174,6 +176,7 @@ class TestDrawsOfOneMethodAndTheRest:
         seen = {str(plain(plan_for([mixer]).draws(step, SPEC))) for step in range(20)}
         assert len(seen) == 20
 
+    @pytest.mark.slow
     def test_ids_and_seeds_differ(self, mixer: Algorithm[Any]) -> None:
         given = {name: getattr(mixer, name) for name in mixer.model_fields_set}
         renamed = type(mixer)(**given, id="other")
@@ -190,6 +193,7 @@ class TestDrawsOfOneMethodAndTheRest:
         seen = {str([plain(plan.draws(step, SPEC, rank=rank)) for step in range(8)]) for rank in range(4)}
         assert len(seen) == 4
 
+    @pytest.mark.slow
     def test_what_is_drawn_is_what_is_run(self, mixer: Algorithm[Any]) -> None:
         """The engine's record, the plan's forecast and the batch agree."""
         plan = plan_for([mixer, CutOut()])

@@ -106,6 +106,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", FLOATING + COMPLEX, ids=str)
 @given(data=st.data(), which=st.sampled_from(range(len(METHODS))))
 @settings(max_examples=40, deadline=None)
@@ -125,6 +126,7 @@ def test_any_sequence_of_values_against_the_definition(dtype: torch.dtype, data:
         assert ((got == rounded) | (got.isnan() & rounded.isnan()) | close).all(), (name, got, rounded)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", FLOATING + COMPLEX + COUNTING, ids=str)
 @given(data=st.data(), which=st.sampled_from(range(len(METHODS))), count=st.integers(1, 4))
 @settings(max_examples=15, deadline=None)
@@ -220,6 +222,7 @@ DAMAGE: dict[str, Callable[[Net], object]] = {
 class TestEvaluationRestores:
     """Every tensor is put back, whatever the evaluation did to it and however it ended."""
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("error", [None, KeyboardInterrupt, GeneratorExit], ids=str)
     @pytest.mark.parametrize("updates", [0, 1, 2])
     @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
@@ -336,6 +339,7 @@ class TestShapesThatChange:
         with engine.evaluation():
             torch.testing.assert_close(model.layer.weight, wanted)
 
+    @pytest.mark.slow
     @pytest.mark.kind("10")
     @pytest.mark.parametrize("contract", ["off", "always"])
     @pytest.mark.parametrize("method", ["ema", {"name": "swa", "start": "0ba"}, "sam", "gradient_clipping"], ids=str)
@@ -414,6 +418,7 @@ class TestWrappedModels:
                 tensor.copy_(torch.full(tensor.shape, seed + number).to(tensor.dtype))
         return model
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("one", "other"), list(itertools.product(WRAPPED, WRAPPED)))
     def test_a_state_goes_from_one_to_the_other(self, one: str, other: str) -> None:
         first, second = self.trained(0), self.trained(5)
@@ -439,6 +444,7 @@ class TestWrappedModels:
         engine.load_state_dict(old)
         assert engine.state_dict().keys() == state.keys()
 
+    @pytest.mark.slow
     def test_a_model_that_is_wrapped_in_the_middle_goes_on(self) -> None:
         model = Net()
         engine = engine_for(model, EMA(decay=0.5, warmup=False), contract="off")

@@ -260,6 +260,7 @@ class TestSurgery:
         x = torch.rand(2, 1, 8, 8)
         assert torch.equal(model.eval()(x), other.eval()(x))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
     def test_compiling(self, backend: str) -> None:
         model, x = small_cnn(), torch.rand(4, 1, 8, 8)
@@ -321,6 +322,7 @@ def onnx_graph(model: nn.Module, x: Tensor, folder: Path) -> Callable[[Tensor], 
 WAYS_OUT = [scripted, traced, symbolic, exported, onnx_graph]
 
 
+@pytest.mark.slow
 @pytest.mark.kind("16")
 @pytest.mark.parametrize("way", WAYS_OUT)
 @settings(max_examples=12, deadline=None)
@@ -336,6 +338,7 @@ def test_a_blurred_model_leaves_torch_with_dynamic_sizes(
             torch.testing.assert_close(outside(x), model(x))
 
 
+@pytest.mark.slow
 @pytest.mark.kind("16")
 @pytest.mark.parametrize("way", WAYS_OUT)
 @pytest.mark.parametrize("padding", PADDINGS)
@@ -410,6 +413,7 @@ def test_it_trains_beside_others_and_resumes_bit_for_bit() -> None:
 CONFIG = {"task": "multiclass", "data": "digits", "max_duration": "2ba", "algorithms": ["blurpool"]}
 
 
+@pytest.mark.slow
 def test_the_trainer_puts_the_blurs_in_before_it_makes_the_optimizer() -> None:
     trainer = Trainer({**CONFIG, "model": {"name": "small_cnn", "width": 16}})
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]

@@ -90,6 +90,7 @@ class TestTasks:
 
 @edit_cases
 class TestEditsAgainstTheReference:
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     @pytest.mark.parametrize("size", [1, 2, 5])
     def test_what_the_data_holds(self, case: EditCase, dtype: torch.dtype, size: int) -> None:
@@ -140,6 +141,7 @@ def dense_exactly(task: str, dtype: torch.dtype) -> Tensor:
 
 @edit_cases
 class TestTensorsOfTheUser:
+    @pytest.mark.slow
     @pytest.mark.parametrize("dense_given", [False, True])
     def test_are_never_edited(self, case: EditCase, dense_given: bool) -> None:
         for task in case.tasks:
@@ -150,6 +152,7 @@ class TestTensorsOfTheUser:
                 plan(x, y, step=step)
             assert (bits(x), bits(y)) == before
 
+    @pytest.mark.slow
     def test_given_away_give_the_same_bits_and_targets_are_still_never_edited(self, case: EditCase) -> None:
         for task in case.tasks:
             plan = plan_for([case.algorithm], task, inputs=case.inputs[0])
@@ -232,6 +235,7 @@ class TestSchedules:
     def test_it_acts_on_every_batch_by_default(self, case: EditCase) -> None:
         assert self.acted(case, range(6)) == [0, 1, 2, 3, 4, 5]
 
+    @pytest.mark.slow
     def test_start_and_end_exclusive(self, case: EditCase) -> None:
         assert self.acted(case, range(8), start="2ba", end="5ba") == [2, 3, 4]
         assert self.acted(case, range(20), start="1.5ep", end="0.5dur") == [6, 7, 8, 9]
@@ -240,6 +244,7 @@ class TestSchedules:
         assert self.acted(case, range(12), every=3) == [0, 3, 6, 9]
         assert self.acted(case, range(12), start="2ba", every=4, end="10ba") == [2, 6]
 
+    @pytest.mark.slow
     def test_p(self, case: EditCase) -> None:
         assert self.acted(case, range(12), p=1e-300) == []
         assert self.acted(case, range(6), p=1.0) == [0, 1, 2, 3, 4, 5]
@@ -263,6 +268,7 @@ class TestNamesAndWishes:
         assert plan.order[-1] == "mine"
         assert "mine" in run(plan, images(5, kind=case.inputs[0]), targets(5))[2]
 
+    @pytest.mark.slow
     def test_wishes_are_granted(self, case: EditCase) -> None:
         partner = "cutout" if case.algorithm.name == "label_smoothing" else "label_smoothing"
         for wish, first, second in (("before", "mine", "partner"), ("after", "partner", "mine")):
@@ -342,6 +348,7 @@ class TestEvaluationWeightsAgainstTheReference:
         for name, value in values(model).items():
             np.testing.assert_array_equal(value, own[name], err_msg=name)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
     def test_dtypes(self, case: WeightsCase, dtype: torch.dtype) -> None:
         self.evaluated(case, dtype)

@@ -13,6 +13,7 @@ from tests.algorithms.cases import CASES, EditCase
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, cases in CASES.items() if isinstance(cases[0], EditCase)])
 def test_compiled_it_does_the_same(name: str) -> None:
     for case in CASES[name]:

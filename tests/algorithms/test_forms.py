@@ -121,6 +121,7 @@ def test_blocks_are_normalised(dtype: torch.dtype, layout: str, block: int) -> N
     assert torch.equal(values, noise(dtype, layout))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, cases in CASES.items() if isinstance(cases[0], EditCase)])
 def test_a_plan_does_the_same_in_every_form(name: str) -> None:
     for case in CASES[name]:

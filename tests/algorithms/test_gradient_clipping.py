@@ -119,6 +119,7 @@ class TestInTraining:
             name: bits(value) for name, value in again.state_dict().items()
         }
 
+    @pytest.mark.slow
     def test_it_trains_on_digits(self) -> None:
         config = {
             "task": "multiclass",

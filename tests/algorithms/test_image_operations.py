@@ -73,6 +73,7 @@ PILLOW: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Pillow, list[float],
 everyone = pytest.mark.parametrize("name", PILLOW)
 
 
+@pytest.mark.slow
 @everyone
 @pytest.mark.parametrize("channels", [1, 3])
 def test_bytes_are_as_in_pillow(name: str, channels: int) -> None:

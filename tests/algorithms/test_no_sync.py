@@ -117,6 +117,7 @@ def edits_batches(case: Case) -> bool:
 EDITING = [name for name, cases in CASES.items() if any(map(edits_batches, cases))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EDITING)
 def test_no_edit_makes_the_host_wait(name: str) -> None:
     for case in CASES[name]:

@@ -149,6 +149,7 @@ def test_mixing_comes_after_it_and_the_list_does_not_matter() -> None:
     assert [bits(part) for part in pasted(x, y, step=1)] == [bits(part) for part in swapped(x, y, step=1)]
 
 
+@pytest.mark.slow
 @each_dtype
 @each_layout
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -186,6 +187,7 @@ def test_evaluation_gets_the_same_dtype_and_layout(dtype: Dtype) -> None:
     assert prepared.is_contiguous(memory_format=LAST)
 
 
+@pytest.mark.slow
 def test_it_trains_on_digits_and_resumes_bit_for_bit() -> None:
     methods = (Normalize(mean=[0.305], std=[0.376]), CutOut(length=0.3), MixUp(p=0.5), EMA(half_life=5))
     losses = train(engine_for(*methods), 56)

@@ -6,6 +6,7 @@ import itertools
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,7 @@ def units(size: int) -> torch.Tensor:
     return torch.eye(size)[:, :, None, None].expand(size, size, *SHAPE[1:]).contiguous()
 
 
+@pytest.mark.slow
 @quickly
 @given(
     subsets, st.sampled_from(["multiclass", "segmentation"]), st.integers(1, 9), st.booleans(), st.integers(0, 2**40)
@@ -71,6 +73,7 @@ def test_the_mass_of_a_row_is_that_of_the_rows_mixed_into_it(
         np.testing.assert_allclose(dense(edited).sum(1), wanted, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @quickly
 @given(subsets, st.sampled_from(["multiclass", "segmentation"]), st.integers(1, 5), st.integers(0, 2**40))
 def test_every_order_of_the_list_gives_one_plan_and_the_same_bits(
@@ -122,6 +125,7 @@ def apart(first: Algorithm[Any], second: Algorithm[Any], task: str, size: int, s
     return said, float(max(differences))
 
 
+@pytest.mark.slow
 @settings(quickly, max_examples=15)
 @given(st.sampled_from(["multiclass", "segmentation"]), st.integers(2, 6), st.integers(0, 2**40))
 def test_what_is_said_to_commute_does_in_float64(task: str, size: int, seed: int) -> None:

@@ -62,6 +62,7 @@ def by_hand(
 
 
 class TestAgainstALoopByHand:
+    @pytest.mark.slow
     @pytest.mark.parametrize("parts", [1, 2, 5])
     @pytest.mark.parametrize("adaptive", [False, True])
     def test_with_accumulation_clipping_and_ema(self, adaptive: bool, parts: int) -> None:
@@ -277,6 +278,7 @@ class TestComposed:
             plan_for([{"name": "one_of", "algorithms": ["sam", "mixup"]}])
         assert [fault.code for fault in caught.value.faults] == ["branch-hook"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("accumulate", [1, 2])
     def test_it_trains_on_digits(self, accumulate: int) -> None:
         config = {
@@ -298,6 +300,7 @@ class TestRefused:
                 SAM(**settings)
         assert (SAM().rho, SAM().adaptive) == (0.05, False)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["sam", "gradient_clipping"])
     def test_fp16_in_the_trainer(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         # A CPU refuses fp16 by itself; what follows there is what a GPU would be told.

@@ -50,6 +50,7 @@ class ScriptedRng(Rng):
 
 
 class TestMixUpsShare:
+    @pytest.mark.slow
     @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 5.0])
     def test_follows_the_beta_law(self, alpha: float) -> None:
         drawn = shares(alpha, 4000)
@@ -258,22 +259,26 @@ def acting(algorithms: list[object], steps: int) -> list[dict[str, Any]]:
 
 
 class TestCoins:
+    @pytest.mark.slow
     @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
     def test_frequency(self, p: float) -> None:
         heads = sum("cutout" in drawn for drawn in acting([CutOut(p=p)], 3000))
         assert stats.binomtest(heads, 3000, p).pvalue > DOUBT
 
+    @pytest.mark.slow
     def test_coins_of_two_methods_are_independent(self) -> None:
         both = Counter(("mixup" in drawn, "cutout" in drawn) for drawn in acting([MixUp(p=0.5), CutOut(p=0.5)], 2000))
         table = [[both[a, b] for b in (False, True)] for a in (False, True)]
         assert stats.chi2_contingency(table).pvalue > DOUBT
 
+    @pytest.mark.slow
     def test_coins_of_steps_are_independent(self) -> None:
         heads = ["cutout" in drawn for drawn in acting([CutOut(p=0.5)], 4001)]
         pairs = Counter(itertools.pairwise(heads))
         table = [[pairs[a, b] for b in (False, True)] for a in (False, True)]
         assert stats.chi2_contingency(table).pvalue > DOUBT
 
+    @pytest.mark.slow
     def test_the_coin_does_not_bias_the_draws(self) -> None:
         """Where heads depended on the number that the share comes from, its law would change."""
         drawn = [float(step["mixup"].lam) for step in acting([MixUp(alpha=1.0, p=0.3)], 6000) if "mixup" in step]
@@ -281,6 +286,7 @@ class TestCoins:
 
 
 class TestChoices:
+    @pytest.mark.slow
     @pytest.mark.parametrize("weights", [None, [1, 3], [0.2, 0.8], [1000, 1], [1e-300, 2]])
     def test_frequency_by_weight(self, weights: list[float] | None) -> None:
         choice = OneOf(algorithms=[MixUp(), CutMix()], weights=weights)
@@ -296,12 +302,14 @@ class TestChoices:
         choice = OneOf(algorithms=[MixUp(), CutMix(), CutOut()], weights=[1e-300, 1, 1e-300])
         assert {drawn["one_of"] for drawn in acting([choice], 500)} == {"one_of.cutmix"}
 
+    @pytest.mark.slow
     def test_three_branches(self) -> None:
         choice = OneOf(algorithms=[MixUp(), CutMix(), CutOut()], weights=[5, 2, 3])
         seen = Counter(drawn["one_of"] for drawn in acting([choice], 3000))
         observed = [seen[f"one_of.{name}"] for name in ("mixup", "cutmix", "cutout")]
         assert stats.chisquare(observed, [1500, 600, 900]).pvalue > DOUBT
 
+    @pytest.mark.slow
     def test_a_coin_on_the_choice_and_one_on_a_branch(self) -> None:
         choice = OneOf(algorithms=[MixUp(p=0.5), CutMix()], weights=[1, 1], p=0.5)
         drawn = acting([choice], 3000)

@@ -102,6 +102,7 @@ class TestTheSelection:
             wanted = sorted(sorted(range(5), key=lambda i: float(losses[i]))[-keep:])
             assert select_by_loss(losses, torch.rand(5), keep, math.inf).tolist() == wanted
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("beta", [0.0, 1.0, 3.0])
     def test_chances_are_those_of_sampling_without_replacement(self, beta: float) -> None:
         size, keep, trials = 4, 2, 4000

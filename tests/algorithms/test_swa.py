@@ -63,6 +63,7 @@ class TestAverage:
                     continue  # torch averages counts too
                 torch.testing.assert_close(tensors(model)[name], value, rtol=0, atol=1e-13, msg=name)
 
+    @pytest.mark.slow
     def test_many_updates_stay_exact(self) -> None:
         model = nn.Linear(1, 1, bias=False)
         engine = engine_for(model, SWA(start="0ba"), contract="off")
@@ -178,6 +179,7 @@ class TestComposed:
             name: bits(value) for name, value in again.state_dict().items()
         }
 
+    @pytest.mark.slow
     def test_it_trains_on_digits_with_the_trainers_length_of_the_run(self) -> None:
         config = {
             "task": "multiclass",

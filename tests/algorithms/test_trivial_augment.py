@@ -145,6 +145,7 @@ def test_a_choice_of_it() -> None:
         plan(images(5, kind="unit"), targets(5), step=step)
 
 
+@pytest.mark.slow
 def test_it_trains_on_digits_and_resumes_bit_for_bit() -> None:
     methods = (
         TrivialAugment(space="standard"),

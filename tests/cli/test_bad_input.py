@@ -166,6 +166,7 @@ def test_no_file(command: str, folder: Path, run: Run) -> None:
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LINES)
 def test_a_config_with_a_fault(case: str, folder: Path, run: Run) -> None:
     line, said = LINES[case]
@@ -185,6 +186,7 @@ def test_an_override_with_a_fault(case: str, folder: Path, run: Run) -> None:
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "check"])
 def test_every_fault_is_told_at_once(command: str, folder: Path, run: Run) -> None:
     (folder / "run.yaml").write_text(
@@ -304,6 +306,7 @@ def test_what_is_left_out_is_said(command: str, images: Path, folder: Path, run:
         assert words in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["misspelt algorithm", "two mixers"])
 def test_as_a_process(case: str, folder: Path) -> None:
     line, said = LINES[case]

@@ -53,6 +53,7 @@ def test_check_as_json(folder: Path, run: Run) -> None:
     assert plan["facts"]["num_classes"] == 10
 
 
+@pytest.mark.slow
 def test_check_says_what_microbatches_change(folder: Path, run: Run) -> None:
     """For the methods by the plan, and for the model after it."""
     text = (HEAD + METHODS).replace("model: mlp", "model: small_cnn")
@@ -73,6 +74,7 @@ def test_check_gives_the_reason_for_every_pair(folder: Path, run: Run) -> None:
     assert "label_smoothing before cutout: moved, commuting" in result.out or "cutout: commuting" in result.out
 
 
+@pytest.mark.slow
 def test_check_prints_the_draws_of_a_step(folder: Path, run: Run) -> None:
     (folder / "run.yaml").write_text(HEAD + METHODS)
     shown = [run("check", "run.yaml", "data.batch_size=3", "--draw", str(step)).out for step in (5, 5, 6)]
@@ -85,6 +87,7 @@ def test_check_prints_the_draws_of_a_step(folder: Path, run: Run) -> None:
     assert draws[2] != draws[0]
 
 
+@pytest.mark.slow
 def test_the_matrix_holds_every_pair(run: Run) -> None:
     result = run("list", "--matrix")
     assert (result.code, result.err) == (0, "")
@@ -132,6 +135,7 @@ def test_check_gives_a_file_that_is_no_config_as_json(folder: Path, run: Run) ->
     assert [(fault["code"], fault["message"]) for fault in told["faults"]] == [("bad-config", "there is no such file")]
 
 
+@pytest.mark.slow
 def test_train_writes_the_run_and_goes_on(folder: Path, run: Run) -> None:
     (folder / "run.yaml").write_text(HEAD + METHODS)
     assert run("train", "run.yaml", "optimizer.lr=0.05").code == 0
@@ -196,6 +200,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return site
 
 
+@pytest.mark.slow
 def test_a_broken_plugin_is_listed_and_harms_nobody(plugin: Path, run: Run) -> None:
     assert "broken" in run("list").out
     result = run("list", "--check")
@@ -220,6 +225,7 @@ def test_a_broken_plugin_in_a_config(plugin: Path, folder: Path, run: Run) -> No
         assert words in result.err
 
 
+@pytest.mark.slow
 def test_two_packages_with_one_name(plugin: Path, run: Run) -> None:
     info = plugin / "rival-1.0.dist-info"
     info.mkdir()
@@ -283,6 +289,7 @@ HEADINGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", card_names())
 def test_show_prints_the_card_of_a_built_in_method(name: str, run: Run) -> None:
     result = run("show", name)
@@ -295,6 +302,7 @@ def test_show_prints_the_card_of_a_built_in_method(name: str, run: Run) -> None:
         assert f"| `{other}`" in result.out.partition("## Composability")[2]
 
 
+@pytest.mark.slow
 def test_show_is_rich_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     out = run("show", "mixup").out
@@ -321,6 +329,7 @@ def schema() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_the_schema_takes_the_examples(path: Path, schema: jsonschema.Draft202012Validator) -> None:
     schema.validate(read_config(path))

@@ -85,6 +85,7 @@ def tree(folder: Path) -> set[str]:
     return {str(path) for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(config=configs())
 def test_any_config_is_a_plan_or_a_message(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -116,6 +117,7 @@ def plain_values() -> st.SearchStrategy[Any]:
     )
 
 
+@pytest.mark.slow
 @given(value=st.dictionaries(st.text(max_size=6), plain_values(), max_size=4))
 def test_what_is_dumped_is_read_as_the_same(value: dict[str, Any]) -> None:
     text = dump_text(value)
@@ -181,6 +183,7 @@ def test_documents_that_are_refused(text: str, said: list[str]) -> None:
         assert words in str(caught.value)
 
 
+@pytest.mark.slow
 def test_many_keys_are_no_alias_bomb_and_take_little_time(folder: Path, run: Run) -> None:
     (folder / "run.yaml").write_text(HEAD + "".join(f"key{number}: [1, 2]\n" for number in range(100_000)))
     start = time.process_time()
@@ -200,6 +203,7 @@ def test_aliases_are_counted_as_what_they_stand_for() -> None:
         parse_text(few + "c: *a\n", "here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -235,6 +239,7 @@ def test_values_beyond_reason(line: str, said: list[str], folder: Path, run: Run
     assert tree(folder) == {str(folder / "run.yaml")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -269,6 +274,7 @@ def test_a_home_is_the_users(folder: Path, run: Run, monkeypatch: pytest.MonkeyP
     assert read_config(folder / "home" / "runs" / "1" / "config.resolved.yaml")["run_dir"] == f"{folder}/home/runs/1"
 
 
+@pytest.mark.slow
 @pytest.mark.kind("29")
 @pytest.mark.parametrize("command", ["check", "train"])
 def test_a_batch_larger_than_the_data_is_said(command: str, folder: Path, run: Run) -> None:
@@ -279,6 +285,7 @@ def test_a_batch_larger_than_the_data_is_said(command: str, folder: Path, run: R
     assert "is more than the data has" not in run("check", "run.yaml", "data.batch_size=1437").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("registry", [ALGORITHMS, LOSSES, MODELS], ids=lambda registry: registry.noun)
 def test_every_number_has_bounds(registry: Any) -> None:
     """On both sides, in the schema: of the built-in ones, a list's numbers included."""

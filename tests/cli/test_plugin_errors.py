@@ -104,6 +104,7 @@ def line_of(site: Path, words: str) -> str:
     return f"{module}, line {1 + next(number for number, line in enumerate(lines) if words in line)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "train"])
 @pytest.mark.parametrize("role", ["loss", "model", "data"])
 @pytest.mark.parametrize("fails", ["raise Failure('no driver')", "raise SystemExit('no driver')", "os._exit(0)"])
@@ -118,6 +119,7 @@ def test_a_build_that_fails(role: str, fails: str, command: str, install: Instal
     assert tree(folder) == [entry for entry in tree(folder) if "run.yaml" in entry[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["loss", "model", "data"])
 def test_a_build_that_returns_something_else(role: str, install: Install, folder: Path, run: Run) -> None:
     install(parts(**{role: "return 3"}))
@@ -128,6 +130,7 @@ def test_a_build_that_returns_something_else(role: str, install: Install, folder
     assert "3" in result.err or "int" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "code", "named"),
     [
@@ -160,6 +163,7 @@ def test_code_that_fails_in_training(
     assert run("train", "run.yaml", "--resume").code == 0  # the third call is behind
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_example_that_cannot_be_made(workers: int, install: Install, folder: Path, run: Run) -> None:
     code = "if index == 17: raise Failure('no such file')"
@@ -188,6 +192,7 @@ def test_an_image_that_breaks_later(workers: int, folder: Path, run: Run, monkey
     assert "Caught" not in result.err
 
 
+@pytest.mark.slow
 def test_examples_that_cannot_be_put_together(install: Install, folder: Path, run: Run) -> None:
     install(parts(item="if index == 5: return torch.zeros(5), 1"))
     (folder / "run.yaml").write_text(CONFIG)
@@ -205,6 +210,7 @@ subprocess.run(["echo", "by a child"])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["schema"], ["check", "run.yaml", "--format", "json"]])
 def test_a_package_that_prints_leaves_the_result_alone(arguments: list[str], install: Install, folder: Path) -> None:
     site = install(textwrap.dedent(NOISE) + parts())
@@ -218,6 +224,7 @@ def test_a_package_that_prints_leaves_the_result_alone(arguments: list[str], ins
         assert words in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code", ["import os\nos._exit(0)\n", "raise SystemExit(0)\n", "from os import _exit\n_exit(0)\n"]
 )

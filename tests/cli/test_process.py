@@ -26,6 +26,7 @@ print(*[name for name in sys.argv[1].split() if name in sys.modules])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "needed"),
     [
@@ -85,6 +86,7 @@ def test_an_error_that_nobody_expected_is_not_hidden(monkeypatch: pytest.MonkeyP
         main(["list"])
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_run_with_a_checkpoint(tmp_path: Path) -> None:
     """The signal goes to all of its processes, as a cluster manager sends it."""
     (tmp_path / "run.yaml").write_text(HEAD)

@@ -54,6 +54,7 @@ def batches(settings: dict[str, Any]) -> set[int]:
     return set(range(start, min(end, TOTAL), settings.get("every", 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.kind("21")
 @given(schedules(), st.sampled_from([CutOut, EMA, GradientClipping, MixUp]))
 def test_a_method_is_refused_exactly_where_it_acts_on_no_batch(settings: dict[str, Any], method: type[Any]) -> None:
@@ -62,6 +63,7 @@ def test_a_method_is_refused_exactly_where_it_acts_on_no_batch(settings: dict[st
     assert set(found) <= NEVER
 
 
+@pytest.mark.slow
 @pytest.mark.kind("21")
 @given(schedules(), st.lists(st.tuples(schedules(), st.sampled_from([0, 1, 2.5])), min_size=1, max_size=3))
 def test_a_branch_is_refused_exactly_where_it_acts_on_no_batch(

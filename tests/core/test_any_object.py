@@ -55,6 +55,7 @@ def answered(call: Any) -> Any:
     return None
 
 
+@pytest.mark.slow
 @fuzzed
 @given(names, tensors(batches) | anything, tensors(batches) | anything, st.booleans())
 def test_batches(name: str, inputs: Any, targets: Any, donate: bool) -> None:
@@ -65,6 +66,7 @@ def test_batches(name: str, inputs: Any, targets: Any, donate: bool) -> None:
     answered(lambda: plan(name).prepare(inputs, targets))
 
 
+@pytest.mark.slow
 @fuzzed
 @given(plain | tensors(), plain | tensors(), plain | tensors(), plain)
 def test_plain_arguments(step: Any, rank: Any, donate: Any, repeat: Any) -> None:
@@ -76,6 +78,7 @@ def test_plain_arguments(step: Any, rank: Any, donate: Any, repeat: Any) -> None
     answered(lambda: plan("mixed").explain(pairs=donate))
 
 
+@pytest.mark.slow
 @fuzzed
 @given(names, anything, plain | st.tuples() | st.lists(plain).map(tuple), plain)
 def test_facts_of_a_batch(name: str, size: Any, shape: Any, classes: Any) -> None:
@@ -84,6 +87,7 @@ def test_facts_of_a_batch(name: str, size: Any, shape: Any, classes: Any) -> Non
     answered(lambda: plan(name).draws(0, cp.BatchSpec(4, shape, classes)))
 
 
+@pytest.mark.slow
 @fuzzed
 @given(names, tensors(batches) | anything, tensors(batches) | anything)
 def test_losses(name: str, outputs: Any, targets: Any) -> None:

@@ -87,24 +87,28 @@ def plans(draw: st.DrawFn) -> list[Any]:
     return draw(st.lists(st.sampled_from(pool), unique_by=id, max_size=5))
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(plans(), st.integers(1, 5))
 def test_random_plans_give_the_same_compiled(algorithms: list[Any], size: int) -> None:
     compare(algorithms, 8, size=size)
 
 
+@pytest.mark.slow
 def test_nothing_compiles_again_because_a_draw_changed() -> None:
     chain = [NORMALIZE, CutOut(), MixUp(), LabelSmoothing()]
     compare(chain, 200, inputs="bytes")
     assert graphs() == 1
 
 
+@pytest.mark.slow
 def test_the_real_compiler_gives_the_same() -> None:
     chain = [NORMALIZE, CutOut(p=0.5), MixUp(), LabelSmoothing()]
     compare(chain, 12, backend="inductor", inputs="bytes")
     assert graphs() == 2
 
 
+@pytest.mark.slow
 def test_draws_in_one_piece_of_memory_do_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """As those that were moved to a device are."""
     monkeypatch.setattr(run, "move_draws", packed)
@@ -112,6 +116,7 @@ def test_draws_in_one_piece_of_memory_do_the_same(monkeypatch: pytest.MonkeyPatc
     assert graphs() == 1
 
 
+@pytest.mark.slow
 def test_beyond_the_cap_one_function_serves_every_set_of_acting_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "ACTIVE_SETS", 2)
     chain = [CutOut(p=0.5), OneOf(algorithms=[MixUp(), CutMix(p=0.5)]), LabelSmoothing(p=0.5), Scale(p=0.5)]
@@ -119,6 +124,7 @@ def test_beyond_the_cap_one_function_serves_every_set_of_acting_methods(monkeypa
     assert graphs() == 3
 
 
+@pytest.mark.slow
 def test_batches_of_ever_other_sizes_run_step_by_step_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "VARIANTS", 2)
     plan = replace(cp.compose([MixUp()], **FACTS), backend="eager")
@@ -127,6 +133,7 @@ def test_batches_of_ever_other_sizes_run_step_by_step_in_the_end(monkeypatch: py
     assert graphs() == 2
 
 
+@pytest.mark.slow
 def test_the_batch_in_hand_stays_as_it_is_while_others_are_edited() -> None:
     plan = replace(cp.compose([MixUp()], **FACTS), backend="eager")
     large = torch.rand(8, 3, 128, 128)
@@ -138,6 +145,7 @@ def test_the_batch_in_hand_stays_as_it_is_while_others_are_edited() -> None:
     assert all(torch.equal(one, other) for one, other in zip(held, copies, strict=True))
 
 
+@pytest.mark.slow
 def test_memory_is_used_again_once_nobody_holds_it() -> None:
     plan = replace(cp.compose([MixUp()], **FACTS), backend="eager")
     places = []
@@ -147,6 +155,7 @@ def test_memory_is_used_again_once_nobody_holds_it() -> None:
     assert len(set(places[3:])) <= 2
 
 
+@pytest.mark.slow
 def test_draws_whose_shapes_change_stay_outside() -> None:
     compare([TrivialAugment(), NORMALIZE, MixUp()], 6, inputs="bytes")
     assert graphs() == 2  # what comes before, and what comes after
@@ -173,11 +182,13 @@ def test_what_cannot_be_compiled_is_said_once_and_runs_step_by_step() -> None:
     assert "eager=True" in str(caught[0].message)
 
 
+@pytest.mark.slow
 def test_what_is_declared_eager_is_left_out() -> None:
     compare([Looking(), MixUp()], 6)
     assert graphs() == 2
 
 
+@pytest.mark.slow
 def test_the_users_tensors_and_modes_stay_as_they_were() -> None:
     plan = replace(cp.compose([MixUp(), LabelSmoothing()], **FACTS), backend="eager")
     inputs, targets = torch.rand(4, 3, 8, 8), torch.arange(4)

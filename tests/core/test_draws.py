@@ -33,6 +33,7 @@ def test_two_of_one_method_draw_apart() -> None:
     assert not torch.equal(drawn["one"], drawn["other"])
 
 
+@pytest.mark.slow
 def test_whether_a_method_acts_says_nothing_of_what_it_draws() -> None:
     plan = check([Number(p=0.3)])
     drawn = [float(found["number"]) for step in range(3000) if (found := plan.draws(step, SPEC))]

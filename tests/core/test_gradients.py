@@ -46,6 +46,7 @@ def of_plan(plan: cp.Plan, step: int, donate: bool) -> Callable[[Tensor, Tensor]
     return run
 
 
+@pytest.mark.slow
 @modes
 @ways
 @pytest.mark.parametrize("case", EDITS)
@@ -61,6 +62,7 @@ def test_the_gradient_of_every_method_is_that_of_its_edit(case: EditCase, compil
             assert torch.autograd.gradcheck(of_plan(plan, step, donate), batch, fast_mode=True)
 
 
+@pytest.mark.slow
 @modes
 @pytest.mark.parametrize("case", EDITS)
 def test_samples_that_are_edited_one_by_one_in_used_memory_have_it_too(

@@ -28,6 +28,7 @@ VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", VIEWS)
 @pytest.mark.parametrize("contract", ["off", "first_steps"])
 @pytest.mark.parametrize("method", ["cutout", "cutmix", "mixup", "trivial_augment"])
@@ -87,6 +88,7 @@ def forms(draw: st.DrawFn) -> Tensor:
     return torch.empty(count, dtype=dtype, device="meta")
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(forms(), st.booleans()), min_size=2, max_size=8))
 def test_every_tensor_has_memory_of_its_own_that_is_large_enough(wanted: list[tuple[Tensor, bool]]) -> None:
@@ -146,6 +148,7 @@ def test_the_check_of_a_compiled_step_leaves_a_donated_batch_to_the_edit() -> No
         assert seen == [True]
 
 
+@pytest.mark.slow
 def test_a_compiled_plan_keeps_the_layout_of_each_batch() -> None:
     plan = plan_for(["mixup"], contract="off")
     fast = replace(plan, backend="eager")

@@ -43,6 +43,7 @@ def test_a_kind_of_ones_own_is_planned_and_run() -> None:
     assert "boxes" in plan.explain()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stranger", [MixUp(), LabelSmoothing()])
 def test_methods_for_other_kinds_are_refused_by_the_name_of_the_kind(stranger: cp.Algorithm[Any]) -> None:
     with pytest.raises(cp.CompositionError) as caught:

@@ -54,6 +54,7 @@ def test_every_method_stays_equal(name: str, way: Way) -> None:
         assert there.declared() == case.algorithm.declared()
 
 
+@pytest.mark.slow
 @ways
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
 @pytest.mark.parametrize("name", [name for name, cases in CASES.items() if isinstance(cases[0], EditCase)])
@@ -142,6 +143,7 @@ def refused(faulty: list[Any]) -> None:
     cp.compose(faulty, task="multiclass")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_plans_and_errors_cross_processes(method: str) -> None:

@@ -33,6 +33,7 @@ def numbers(drawn: Any) -> list[bytes]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mixup", "cutmix", "cutout", "trivial_augment"])
 def test_draws_of_ranks_steps_and_seeds_differ_pairwise(name: str) -> None:
     keys = [(seed, step, rank) for seed in (17, 18) for step in (0, 1, 2) for rank in (0, 1, 2)]

@@ -39,6 +39,7 @@ def said(composed: cp.Plan, calls: list[dict[str, Any]]) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 6) | st.integers(0, 5000), st.integers(0, 1), st.booleans()), max_size=12))
 @settings(deadline=None, max_examples=40)
 def test_it_is_said_at_the_first_call_that_repeats_one(calls: list[tuple[int, int, bool]]) -> None:
@@ -58,11 +59,13 @@ def test_a_loop_that_does_not_count_hears_it_once() -> None:
     assert said(plan("cutout"), [{"step": 0}] * 20) == [1]
 
 
+@pytest.mark.slow
 def test_a_loop_that_counts_anew_in_each_epoch_hears_it_at_the_second() -> None:
     calls = [{"step": step} for _ in range(3) for step in range(2000)]
     assert said(plan("cutout"), calls) == [2000]
 
 
+@pytest.mark.slow
 def test_a_loop_that_counts_hears_nothing() -> None:
     assert said(plan("mixup", "cutout"), [{"step": step} for step in range(1100)]) == []
 

@@ -27,6 +27,7 @@ def faults(algorithms: Any = (), **facts: Any) -> tuple[cp.Fault, ...]:
     return caught.value.faults
 
 
+@pytest.mark.slow
 @pytest.mark.kind("10")
 @pytest.mark.kind("20")
 @given(st.dictionaries(st.sampled_from(ARGUMENTS), anything, min_size=1, max_size=3))

@@ -173,6 +173,7 @@ def test_it_is_paid_for_in_the_first_steps_alone(word: str, count: int, monkeypa
     assert [bool(number) for number in per_step] == [step < count for step in range(5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, cases in CASES.items() if isinstance(cases[0], EditCase)])
 def test_every_built_in_method_passes(name: str) -> None:
     for case in CASES[name]:

@@ -138,6 +138,7 @@ class TestScaler:
         with pytest.raises(cp.RunError, match="sam runs the closure more than once"):
             trained("sam", scaler=scaler_of())
 
+    @pytest.mark.slow
     @pytest.mark.filterwarnings("ignore")
     def test_the_example(self) -> None:
         path = ROOT / "examples" / "scaled_loop.py"

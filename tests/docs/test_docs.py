@@ -68,6 +68,7 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_page_holds_what_its_examples_print_and_what_the_code_says(name: str) -> None:
     path, make = DOCUMENTS[name]
@@ -161,6 +162,7 @@ def test_every_fault_has_a_section_and_no_other_thing_has() -> None:
     assert list(SECTIONS) == list(CODES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [code for code in CODES if code not in ONLY_IN_PYTHON])
 def test_a_config_causes_the_fault_alone_and_another_mends_it(code: str) -> None:
     cause, *mends = (yaml.safe_load(block) for block in fenced(SECTIONS[code], "yaml"))

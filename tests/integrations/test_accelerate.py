@@ -54,11 +54,13 @@ def train(steps: Steps, loader: Any, microbatches: int = 1) -> list[float]:
     return [steps.step(group).item() for group in steps.groups(loader, microbatches)]
 
 
+@pytest.mark.slow
 def test_the_loop_trains_as_the_plain_one_bit_for_bit() -> None:
     steps, loader = make()
     assert_same(recipe.result(steps.engine, train(steps, loader)), recipe.plain())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_an_engine_in_a_loop_on_accelerate_trains_so_too(microbatches: int) -> None:
     """Without the help of ``AcceleratedSteps``."""
@@ -84,6 +86,7 @@ def test_an_engine_in_a_loop_on_accelerate_trains_so_too(microbatches: int) -> N
     assert_same(recipe.result(engine, losses), recipe.plain(microbatches))
 
 
+@pytest.mark.slow
 def test_two_batches_of_a_step_count_by_what_the_mean_divides_by() -> None:
     """Half each, but for the rounding of the sums of their targets' mass; the plain loop halves."""
     steps, loader = make(2)
@@ -92,6 +95,7 @@ def test_two_batches_of_a_step_count_by_what_the_mean_divides_by() -> None:
     assert trained.losses == pytest.approx(recipe.plain(2).losses, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_that_were_scaled_are_clipped_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """Accelerate has a scaler on GPUs alone. Scaling by a power of two changes no bit, so that this run is the same."""
     accelerator, bare = Accelerator(cpu=True), recipe.model()
@@ -106,6 +110,7 @@ def test_gradients_that_were_scaled_are_clipped_as_they_are(monkeypatch: pytest.
     assert_same(recipe.result(engine, losses), recipe.plain())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_sam(microbatches: int) -> None:
     steps, loader = make(microbatches, sam=True)
@@ -114,6 +119,7 @@ def test_sam(microbatches: int) -> None:
     assert (trained.weights["1.weight"] - recipe.plain(microbatches).weights["1.weight"]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 @pytest.mark.parametrize("done", [1, 9])
 def test_a_run_goes_on_from_its_checkpoint_bit_for_bit(microbatches: int, done: int, tmp_path: Path) -> None:
@@ -338,6 +344,7 @@ def uneven(accelerator: Accelerator) -> SimpleNamespace:
     return SimpleNamespace(steps=Steps(engine, accelerator, model), engine=engine, data=data)
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
     """Each takes half of the batches of every step; only the order of the sums differs."""
     script = tmp_path / "train.py"

@@ -97,6 +97,7 @@ def weights(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("net."): value.clone() for name, value in values.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.kind("7c")
 @every_loop
 @pytest.mark.parametrize(
@@ -118,6 +119,7 @@ def test_schedules_count_batches_of_the_loader(
     assert engine.batches == BATCHES
 
 
+@pytest.mark.slow
 @pytest.mark.kind("7c")
 @every_loop
 def test_the_average_is_the_same_in_every_loop(loop: Callable[[cp.Plan, Path], cp.Engine], tmp_path: Path) -> None:
@@ -161,6 +163,7 @@ class TestRanks:
         assert callback.engine.rank == 1
         self.check(seen)
 
+    @pytest.mark.slow
     def test_in_the_trainer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         seen: list[tuple[Tensor, Tensor]] = []
         monkeypatch.setattr(TrainingArguments, "process_index", property(lambda args: 1))
@@ -222,6 +225,7 @@ class Notes(cp.Algorithm[None], name="notes_loss"):
 LOSSES: list[float] = []
 
 
+@pytest.mark.slow
 @pytest.mark.kind("30")
 @every_loop
 def test_the_loss_of_a_step_is_that_of_all_its_batches(

@@ -141,6 +141,7 @@ def assert_untouched(tree: Tree) -> None:
             assert reach(tree.batch, path) is value
 
 
+@pytest.mark.slow
 @given(named())
 def test_what_is_read_is_what_is_there(found: tuple[Tree, Fields, list[tuple[Any, ...]]]) -> None:
     tree, fields, paths = found
@@ -149,6 +150,7 @@ def test_what_is_read_is_what_is_there(found: tuple[Tree, Fields, list[tuple[Any
         assert tensor is tree.tensors[path]
 
 
+@pytest.mark.slow
 @given(named())
 def test_writing_what_was_read_gives_the_same_batch(found: tuple[Tree, Fields, list[tuple[Any, ...]]]) -> None:
     tree, fields, _ = found
@@ -159,6 +161,7 @@ def test_writing_what_was_read_gives_the_same_batch(found: tuple[Tree, Fields, l
         assert type(reach(again, path)) is type(container)
 
 
+@pytest.mark.slow
 @given(named())
 def test_writing_replaces_what_is_named_and_touches_nothing_else(
     found: tuple[Tree, Fields, list[tuple[Any, ...]]],
@@ -177,6 +180,7 @@ def test_writing_replaces_what_is_named_and_touches_nothing_else(
         assert (reach(written, path) is container) is not copied
 
 
+@pytest.mark.slow
 @given(named(), st.data())
 def test_a_wrong_path_is_named_with_what_is_there(
     found: tuple[Tree, Fields, list[tuple[Any, ...]]], data: st.DataObject

@@ -49,18 +49,21 @@ def train(module: Module, microbatches: int, *, sam: bool = False, **settings: A
     return result(callback, [sum(group, torch.zeros(())).item() for group in groups])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_automatic_optimization_equals_the_loop_by_hand(microbatches: int) -> None:
     found = train(Module(), microbatches, accumulate_grad_batches=microbatches)
     recipe.assert_same(found, recipe.plain(microbatches))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_manual_optimization_equals_the_loop_by_hand(microbatches: int) -> None:
     found = train(Module(manual_parts=microbatches), microbatches)
     recipe.assert_same(found, recipe.plain(microbatches))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_sam_equals_the_loop_by_hand(microbatches: int) -> None:
     found = train(Module(), microbatches, sam=True, accumulate_grad_batches=microbatches)
@@ -120,6 +123,7 @@ def assert_batch(batch: Any, number: int) -> None:
     assert torch.equal(batch[1], targets)
 
 
+@pytest.mark.slow
 def test_evaluation_sees_unedited_batches_and_the_average_and_the_sanity_check_no_average() -> None:
     module, callback = Watched(), CounterpointCallback(recipe.plan(), criterion="criterion")
     trainer = make_trainer(callback, limit_val_batches=2, num_sanity_val_steps=1)
@@ -242,6 +246,7 @@ def run_on(*callbacks: pl.Callback, path: Path | None = None, **settings: Any) -
     return result(callback, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [7, 20])
 def test_a_run_resumes_bit_for_bit_from_a_checkpoint_saved_in_validation(step: int, tmp_path: Path) -> None:
     whole = run_on()
@@ -255,12 +260,14 @@ def test_a_run_resumes_bit_for_bit_from_a_checkpoint_saved_in_validation(step: i
     recipe.assert_same(run_on(path=tmp_path / f"{step}.ckpt"), whole)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_run_without_the_callback_is_refused(tmp_path: Path) -> None:
     make_trainer(Saves(tmp_path), max_epochs=2, num_sanity_val_steps=0).fit(Watched(), loader(), loader())
     with pytest.raises(CheckpointError, match="of a run without CounterpointCallback"):
         run_on(path=tmp_path / "20.ckpt")
 
 
+@pytest.mark.slow
 def test_nested_batches_with_named_fields() -> None:
     class Nested(Module):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -67,6 +67,7 @@ def assert_equal(one: cp.Engine, other: cp.Engine) -> None:
         assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("methods", "parts"),
     [
@@ -83,17 +84,20 @@ def test_methods_do_in_lightning_what_they_do_by_hand(methods: list[Any], parts:
     assert found.batches == recipe.STEPS
 
 
+@pytest.mark.slow
 def test_bfloat16_autocast() -> None:
     found = in_lightning(recipe.plan(), precision="bf16-mixed")
     assert_equal(found, by_hand(recipe.plan(), 1, autocast=True))
 
 
+@pytest.mark.slow
 def test_accumulation_that_begins_in_the_second_epoch() -> None:
     plan = compose("mixup", "sam", "ema")
     found = in_lightning(plan, GradientAccumulationScheduler({1: 2}), max_epochs=2)
     assert_equal(found, by_hand(plan, 1, 2))
 
 
+@pytest.mark.slow
 def test_a_module_that_steps_every_second_batch_by_itself() -> None:
     class Second(Module):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -113,6 +117,7 @@ def test_a_module_that_steps_every_second_batch_by_itself() -> None:
     assert_equal(in_lightning(plan, module=Second()), by_hand(plan, 2))
 
 
+@pytest.mark.slow
 def test_another_fit_goes_on() -> None:
     callback, module = CounterpointCallback(recipe.plan(), criterion="criterion"), Warm()
     for _ in range(2):
@@ -195,6 +200,7 @@ class InConfigureModel(Convolutions):
         self.make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [InInit, InSetup, InConfigureModel])
 def test_surgery_comes_after_the_layers_and_before_the_optimizer_and_the_checkpoint(
     kind: type[Convolutions], tmp_path: Path

@@ -62,6 +62,7 @@ class TestOriginal:
         steps.step(recipe.batches(PARTS)[:2])
         assert seen == wanted(2) * 2  # SAM makes the passes twice
 
+    @pytest.mark.slow
     def test_in_the_trainer(self, tmp_path: Path) -> None:
         seen: list[list[int]] = []
 
@@ -75,6 +76,7 @@ class TestOriginal:
         trainer.train()
         assert seen == wanted()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("compiled", [False, True])
     def test_of_samples_that_are_chosen(self, compiled: bool) -> None:
         """They are those of the samples that are left, in their order."""
@@ -95,6 +97,7 @@ class TestOriginal:
                 assert torch.equal(batch.original, targets[kept])
                 assert torch.equal(left.original, left.targets)
 
+    @pytest.mark.slow
     def test_in_a_compiled_plan(self) -> None:
         """Batches of one form share a function, and nothing of the first batch."""
         plan = replace(compose("mixup", "label_smoothing", contract="off"), backend="eager")
@@ -135,6 +138,7 @@ shapes = st.tuples(st.integers(1, 6), st.integers(2, 5), st.sampled_from([(), (3
 
 
 class TestExpectedAccuracy:
+    @pytest.mark.slow
     @given(st.lists(shapes, min_size=1, max_size=3), st.integers(0, 2**31))
     def test_on_class_indices_it_is_the_accuracy(self, batches: list[Any], seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -151,6 +155,7 @@ class TestExpectedAccuracy:
         else:
             assert accuracy.compute().isnan()
 
+    @pytest.mark.slow
     @given(st.integers(1, 8), st.integers(2, 5), st.floats(0, 1), st.integers(0, 2**31))
     def test_on_mixed_targets_it_is_the_mean_over_both_labels(
         self, size: int, classes: int, share: float, seed: int

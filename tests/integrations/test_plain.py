@@ -16,6 +16,7 @@ WAYS = {recipe.plain: True, recipe.split: False}
 """Each way to take microbatches, and whether each is a device batch with draws of its own."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_loop_equals_the_recipe_by_hand_bit_for_bit(way: Callable[..., Result], microbatches: int) -> None:
@@ -43,6 +44,7 @@ def test_a_plan_that_is_called_edits_the_same_batches() -> None:
     assert_same(Result(recipe.weights(net), wanted.averaged, losses), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 @pytest.mark.parametrize("way", WAYS)
 def test_sam_equals_its_formula(way: Callable[..., Result], microbatches: int) -> None:
@@ -52,6 +54,7 @@ def test_sam_equals_its_formula(way: Callable[..., Result], microbatches: int) -
     assert (trained.weights["1.weight"] - way(microbatches).weights["1.weight"]).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_every_method_of_the_recipe_matters() -> None:
     """So that a loop that drops one cannot pass."""
     by_hand = recipe.plan().order

@@ -150,6 +150,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @every_loop
 def test_another_plan_is_refused_and_can_be_allowed(loop: Loop, tmp_path: Path) -> None:
     plan = compose("mixup", EMA)
@@ -162,6 +163,7 @@ def test_another_plan_is_refused_and_can_be_allowed(loop: Loop, tmp_path: Path) 
     assert all(torch.equal(value, again[name]) for name, value in saved.items())
 
 
+@pytest.mark.slow
 @every_loop
 @pytest.mark.parametrize("changed", ["torch", "source of mixup", "source of the loss"])
 def test_other_versions_are_refused_and_can_be_allowed(
@@ -203,6 +205,7 @@ def test_a_state_without_its_origin_is_refused(tmp_path: Path) -> None:
     assert engine.batches == STEPS
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_damaged_origin_is_refused_in_words(data: st.DataObject) -> None:
     plan = compose("mixup")
@@ -220,6 +223,7 @@ def evaluated(engine: cp.Engine) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in engine.model.state_dict().items()}
 
 
+@pytest.mark.slow
 @every_loop
 @pytest.mark.parametrize("method", [EMA, {"name": "swa", "start": "1ba"}], ids=["ema", "swa"])
 def test_the_average_comes_out_of_each_checkpoint(loop: Loop, method: Any, tmp_path: Path) -> None:
@@ -233,6 +237,7 @@ def test_the_average_comes_out_of_each_checkpoint(loop: Loop, method: Any, tmp_p
     engine.model.load_state_dict(average)
 
 
+@pytest.mark.slow
 def test_no_average_is_answered(tmp_path: Path) -> None:
     LOOPS["hf"].save(compose("mixup"), tmp_path)
     with pytest.raises(cp.CheckpointError, match="without an average"):
@@ -279,6 +284,7 @@ class Validated(Module):
 class TestSavedAverage:
     """In Lightning, ``save_average`` puts the average where weights are looked for."""
 
+    @pytest.mark.slow
     def test_a_checkpoint_chosen_by_the_average_holds_it(self, tmp_path: Path) -> None:
         best = ModelCheckpoint(tmp_path, monitor="loss", save_top_k=1)
         callback = CounterpointCallback(compose("mixup", EMA), criterion="criterion", save_average=True)
@@ -332,6 +338,7 @@ class TestNamesOfWeights:
         save_file({name.replace(old, new): value for name, value in weights.items()}, path, metadata={"format": "pt"})
         return sum(old in name for name in weights)
 
+    @pytest.mark.slow
     def test_a_vit_goes_on(self, tmp_path: Path) -> None:
         trained = self.vit(tmp_path)
         trained.train()
@@ -345,6 +352,7 @@ class TestNamesOfWeights:
         for name, value in trained.model.state_dict().items():
             assert torch.equal(value, again.model.state_dict()[name]), name
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("allow_changes", [False, True])
     def test_names_that_no_version_knows_are_refused(self, allow_changes: bool, tmp_path: Path) -> None:
         self.vit(tmp_path).train()
@@ -352,12 +360,14 @@ class TestNamesOfWeights:
         with pytest.raises(cp.CheckpointError, match=r"no weights for .*missing_keys: vit\.\S+layernorm_before"):
             self.vit(tmp_path, allow_changes=allow_changes).train(resume_from_checkpoint=True)
 
+    @pytest.mark.slow
     def test_names_of_a_model_of_ones_own_are_refused(self, tmp_path: Path) -> None:
         LOOPS["hf"].save(compose("mixup", EMA), tmp_path)
         assert self.renamed(tmp_path, "3.weight", "4.weight") == 1
         with pytest.raises(cp.CheckpointError, match=r"no weights for 3.weight of the model, and has 4.weight, which"):
             LOOPS["hf"].resume(compose("mixup", EMA), tmp_path)
 
+    @pytest.mark.slow
     def test_the_best_model_is_whole(self, tmp_path: Path) -> None:
         trainer = self.vit(tmp_path)
         trainer.train()
@@ -381,6 +391,7 @@ class TestNamesOfWeights:
         assert transformers_weights._differing(model, tmp_path) == ""
 
 
+@pytest.mark.slow
 def test_the_record_is_in_every_loops_files(tmp_path: Path) -> None:
     plan = compose("mixup", EMA)
     for name, loop in LOOPS.items():

@@ -98,15 +98,18 @@ class TestLosses:
         assert "model has criterion = " in fault.message
         assert "compose(..., loss=model.criterion)" in fault.fix
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), OwnCrossEntropy(), OnlyDense()])
     def test_lightning_takes_one_that_computes_the_same(self, loss: nn.Module) -> None:
         assert fit(compose("mixup"), with_criterion(loss)).engine.batches == recipe.STEPS
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["weight", "smoothing", "ignored"])
     def test_the_fix_works(self, name: str) -> None:
         module = with_criterion(OTHER_LOSSES[name])
         fit(compose("mixup", loss=module.criterion), module)
 
+    @pytest.mark.slow
     def test_a_plan_without_a_loss_takes_the_criterion(self) -> None:
         weighted = nn.CrossEntropyLoss(weight=torch.linspace(0.5, 2, C))
         module, other = with_criterion(weighted), with_criterion(weighted)
@@ -142,6 +145,7 @@ class TestLosses:
         (fault,) = LOOPS[loop](compose("cutout"), model, tmp_path)
         assert "model has criterion = MultiMarginLoss()" in fault.message
 
+    @pytest.mark.slow
     @given(
         st.lists(
             st.tuples(
@@ -279,6 +283,7 @@ class TestAverages:
         (fault,) = LOOPS[loop](compose("ema"), model, tmp_path)
         assert fault.message == "ema averages the weights for evaluation, and so does the module 'average'"
 
+    @pytest.mark.slow
     @needs_weight_averaging
     @pytest.mark.kind("7e")
     @pytest.mark.parametrize("first", [True, False])

@@ -44,10 +44,12 @@ def without_losses(result: Result) -> Result:
     return Result(result.weights, result.averaged, [])
 
 
+@pytest.mark.slow
 def test_it_trains_as_the_plain_loop_bit_for_bit(tmp_path: Path) -> None:
     assert_same(train(tmp_path, 1), without_losses(recipe.plain()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("microbatches", "sam"), [(2, False), (1, True), (2, True)])
 def test_it_trains_as_the_loop_by_hand(microbatches: int, sam: bool, tmp_path: Path) -> None:
     """Microbatches count by their share of the targets' mass, a half but for rounding; SAM is written out apart."""

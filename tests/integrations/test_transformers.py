@@ -50,6 +50,7 @@ def tiny_vit() -> Callable[[], ViTForImageClassification]:
 
 
 class TestTraining:
+    @pytest.mark.slow
     @pytest.mark.parametrize("sam", [False, True])
     def test_it_trains_what_a_loop_by_hand_would(self, sam: bool, tmp_path: Path) -> None:
         trainer = hf.trainer(tmp_path, recipe.plan(sam=sam))
@@ -57,6 +58,7 @@ class TestTraining:
         assert trainer.engine.batches == trainer.state.global_step == recipe.STEPS
         recipe.assert_same(hf.result(trainer), recipe.plain(1, sam=sam))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("sam", [False, True])
     def test_two_microbatches_train_what_the_loop_by_hand_would(self, sam: bool, tmp_path: Path) -> None:
         """But for rounding: each counts by the mass of its dense rows, which is 8 of 16 in all but the last bits."""
@@ -68,6 +70,7 @@ class TestTraining:
         recipe.assert_close(hf.result(trainer), by_hand, atol=1e-6)
         assert trainer.losses == pytest.approx(by_hand.losses, abs=1e-6)
 
+    @pytest.mark.slow
     def test_an_uneven_last_group_is_a_whole_step(self, tmp_path: Path) -> None:
         """Five batches by two, the last of 4 samples, against both in one pass; some targets do not count."""
         data = hf.samples()[:36]
@@ -97,6 +100,7 @@ class TestTraining:
         recipe.assert_close(hf.result(trainer), recipe.result(engine, losses), atol=1e-6)
         assert trainer.losses == pytest.approx(losses, abs=1e-6)
 
+    @pytest.mark.slow
     def test_bf16_on_a_cpu_is_that_of_autocast(self, tmp_path: Path) -> None:
         plan = composed(MixUp(), EMA())
         trainer = hf.trainer(tmp_path, plan, bf16=True, max_steps=5)
@@ -119,6 +123,7 @@ class TestTraining:
                 losses.append(engine.step(closure).item())
         recipe.assert_same(hf.result(trainer), recipe.result(engine, losses))
 
+    @pytest.mark.slow
     def test_a_model_of_the_library_never_sees_labels(
         self, tiny_vit: Callable[[], ViTForImageClassification], tmp_path: Path
     ) -> None:
@@ -137,6 +142,7 @@ class TestTraining:
         assert set(seen) == {torch.int64}
         assert len(seen) >= 6
 
+    @pytest.mark.slow
     def test_methods_that_look_into_the_model_or_run_it(self, tmp_path: Path) -> None:
         """Manifold mixup acts inside the model; selective backprop runs it, and leaves fewer samples."""
         plan = composed(ManifoldMixup(module="1"), SelectiveBackprop(), SAM())
@@ -159,6 +165,7 @@ class TestTraining:
                 losses.append(engine.step(closure).item())
         recipe.assert_same(hf.result(trainer), recipe.result(engine, losses))
 
+    @pytest.mark.slow
     def test_samples_are_chosen_in_each_batch(self, tmp_path: Path) -> None:
         sizes = []
 
@@ -173,6 +180,7 @@ class TestTraining:
         assert sizes == [*[(False, 8)] * 3, *[(True, 2)] * 3]
         assert len(trainer.losses) == trainer.state.global_step == 1
 
+    @pytest.mark.slow
     def test_surgery_comes_before_the_optimizer(self, tmp_path: Path) -> None:
         def model() -> hf.Net:
             with torch.random.fork_rng():
@@ -189,6 +197,7 @@ class TestTraining:
             hf.trainer(tmp_path, plan, model())
         assert [fault.code for fault in caught.value.faults] == ["late-surgery"]
 
+    @pytest.mark.slow
     def test_named_inputs_of_several_tensors_are_edited_alike_and_others_pass(self, tmp_path: Path) -> None:
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -222,6 +231,7 @@ class TestTraining:
         assert output.label_ids.tolist() == [int(sample["target"]) for sample in data]
         assert "test_loss" in output.metrics
 
+    @pytest.mark.slow
     @pytest.mark.kind("7e")
     @pytest.mark.parametrize("methods", [("ema",), ("mixup", "ema"), ("cutout", "label_smoothing", "sam")])
     def test_batches_of_a_step_may_differ_in_shape(self, methods: tuple[str, ...], tmp_path: Path) -> None:
@@ -257,6 +267,7 @@ class TestTraining:
         recipe.assert_close(hf.result(trainer), recipe.result(engine, losses), atol=1e-6)
         assert trainer.losses == pytest.approx(losses, abs=1e-6)
 
+    @pytest.mark.slow
     def test_methods_in_the_forward_pass_know_its_batch(self, tmp_path: Path) -> None:
         """With accumulation too: each pass is over the batch whose draws it gets."""
         plan = composed(ManifoldMixup(module="1"))
@@ -337,6 +348,7 @@ class Spans(cp.Algorithm[None], name="spans"):
 
 
 class TestSpans:
+    @pytest.mark.slow
     def test_hooks_run_in_their_places(self, tmp_path: Path) -> None:
         class Watch(TrainerCallback):
             def on_pre_optimizer_step(self, *given: Any, **known: Any) -> None:
@@ -363,12 +375,14 @@ class TestSpans:
         ends = [f"</{name} KeyboardInterrupt>" for name in ("update", "batch 0", "epoch", "fit")]
         assert LOG[-4:] == ends
 
+    @pytest.mark.slow
     def test_a_second_run_is_refused(self, tmp_path: Path) -> None:
         trainer = hf.trainer(tmp_path, composed(EMA()), None, None, max_steps=2)
         trainer.train()
         with pytest.raises(cp.RunError, match="trained 2 batches"):
             trainer.train()
 
+    @pytest.mark.slow
     def test_a_loss_that_is_no_number_ends_the_run_before_its_step(self, tmp_path: Path) -> None:
         data = hf.samples()[:24]
         data[20]["pixel_values"] = torch.full(recipe.SHAPE, float("nan"))
@@ -386,6 +400,7 @@ class Fails(TrainerCallback):
 
 
 class TestEvaluation:
+    @pytest.mark.slow
     def test_it_sees_unedited_batches_and_the_evaluation_weights(self, tmp_path: Path) -> None:
         seen: list[EvalPrediction] = []
 
@@ -434,6 +449,7 @@ class TestEvaluation:
         trainer = hf.trainer(tmp_path, composed(), None, {"eval_dataset": data}, logging_nan_inf_filter=True)
         assert not np.isfinite(trainer.evaluate()["eval_loss"])
 
+    @pytest.mark.slow
     def test_training_goes_on_as_if_there_had_been_none(self, tmp_path: Path) -> None:
         modes: list[tuple[bool, int]] = []
 
@@ -451,6 +467,7 @@ class TestEvaluation:
         evaluation = [(False, 16), (False, 16), (False, 8)]
         assert modes == [*[(True, 8)] * 2, *evaluation, *[(True, 8)] * 2, *evaluation, *[(True, 8)] * 4]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_weights_are_back_after_one_that_fails(self, error: type[BaseException], tmp_path: Path) -> None:
         class Stops(TrainerCallback):

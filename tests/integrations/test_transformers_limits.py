@@ -68,6 +68,7 @@ def test_gradients_that_fp16_scales(tmp_path: Path) -> None:
     assert fix == "write bf16=True instead"
 
 
+@pytest.mark.slow
 def test_what_the_plan_was_told_of_batches_and_the_run(tmp_path: Path) -> None:
     ((message, fix),) = faults(tmp_path, composed(batch_size=16), gradient_accumulation_steps=2)
     assert "device batches of 16" in message
@@ -83,6 +84,7 @@ def test_what_the_plan_was_told_of_batches_and_the_run(tmp_path: Path) -> None:
     assert trainer.engine.batches == 0
 
 
+@pytest.mark.slow
 def test_the_length_of_a_run_is_counted_in_batches(tmp_path: Path) -> None:
     """Five batches in an epoch, three steps of at most two: after four steps, seven batches."""
     options = {"train_dataset": hf.samples()[:40]}
@@ -119,6 +121,7 @@ class Unnamed(hf.Net):
         return super().forward(inputs["pixel_values"])
 
 
+@pytest.mark.slow
 def test_columns_that_the_trainer_would_drop_or_not_take_for_labels(tmp_path: Path) -> None:
     found = faults(tmp_path, None, Unnamed(*recipe.model()))
     assert [fix for _, fix in found] == ["write label_names=['labels']", "write remove_unused_columns=False"]
@@ -138,6 +141,7 @@ class Reads(hf.Net):
         return super().forward(input_ids.float() * attention_mask.unsqueeze(1).unsqueeze(1))
 
 
+@pytest.mark.slow
 @pytest.mark.kind("8")
 def test_inputs_of_another_name_are_answered_with_theirs(tmp_path: Path) -> None:
     """Not with remove_unused_columns, with which the inputs would be missing all the same."""

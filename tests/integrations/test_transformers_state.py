@@ -41,6 +41,7 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_a_run_goes_on_bit_for_bit(microbatches: int, tmp_path: Path) -> None:
     """From the middle of the second epoch, with a shuffle, dropout, a schedule of the learning rate and SAM."""
@@ -89,6 +90,7 @@ class StopsAt(TrainerCallback):
     on_optimizer_step = on_substep_end
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_the_weights_in_training_and_the_methods_state(tmp_path: Path) -> None:
     trainer = hf.trainer(tmp_path, recipe.plan(), max_steps=6, **SAVING)
     trainer.train()
@@ -101,6 +103,7 @@ def test_a_checkpoint_holds_the_weights_in_training_and_the_methods_state(tmp_pa
         assert torch.equal(file.get_tensor("ema.weights.1.bias"), done.averaged["1.bias"])
 
 
+@pytest.mark.slow
 def test_what_is_saved_by_hand_are_the_evaluation_weights(tmp_path: Path) -> None:
     """They load into the plain model."""
     trainer = hf.trainer(tmp_path / "run", recipe.plan(), max_steps=4)
@@ -137,6 +140,7 @@ class Pretrained(PreTrainedModel):
         return ImageClassifierOutput(loss=loss, logits=logits)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_library_is_loaded_from_what_was_saved(tmp_path: Path) -> None:
     trainer = hf.trainer(
         tmp_path / "run", recipe.plan(), Pretrained(Config()), {"optimizers": (None, None)}, max_steps=3
@@ -147,6 +151,7 @@ def test_a_model_of_the_library_is_loaded_from_what_was_saved(tmp_path: Path) ->
     assert_equal(recipe.weights(loaded), hf.result(trainer).averaged)
 
 
+@pytest.mark.slow
 def test_the_best_model_comes_with_its_average(tmp_path: Path) -> None:
     """Judged by its evaluation weights, it is given back with these, not with the average at the end."""
     losses = iter([3.0, 1.0, 2.0])
@@ -176,6 +181,7 @@ def removed(checkpoint: Path) -> None:
     (checkpoint / STATE_FILE).unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [cut_short, removed])
 def test_a_checkpoint_that_is_not_whole_is_refused(harm: Callable[[Path], None], tmp_path: Path) -> None:
     trainer = hf.trainer(tmp_path, recipe.plan(), max_steps=6, **SAVING)
@@ -185,6 +191,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused(harm: Callable[[Path], None],
         hf.trainer(tmp_path, recipe.plan(), **SAVING).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_plan_or_another_step_is_refused(tmp_path: Path) -> None:
     trainer = hf.trainer(tmp_path, recipe.plan(), max_steps=12, **SAVING)
     trainer.train()

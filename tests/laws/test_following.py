@@ -27,6 +27,7 @@ def followed(first: int, count: int, terms: Terms) -> Counter[str]:
     return met
 
 
+@pytest.mark.slow
 @pytest.mark.kind("8")
 @pytest.mark.kind("28")
 @pytest.mark.parametrize("terms", Terms)

@@ -93,6 +93,7 @@ def test_a_new_method_is_drawn_or_the_suite_says_what_it_must_be_told() -> None:
         reference_of(Odd(table={}), 1, numpy.zeros(1))
 
 
+@pytest.mark.slow
 def test_the_laws_hold() -> None:
     check_richness(run_laws(300), least=0.01)
 

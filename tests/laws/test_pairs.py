@@ -52,6 +52,7 @@ def test_every_method_has_an_example() -> None:
     assert COMPONENTS.keys() == built_in
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("one", "other"), list(itertools.combinations(sorted(COMPONENTS), 2)))
 def test_a_pair(one: str, other: str) -> None:
     accepted = 0
@@ -69,6 +70,7 @@ def test_a_pair(one: str, other: str) -> None:
     assert accepted or {one, other} <= mixers or {one, other} == {"ema", "swa"}
 
 
+@pytest.mark.slow
 def test_each_alone_trains() -> None:
     for name, component in COMPONENTS.items():
         plans: list[cp.Plan] = []

@@ -164,6 +164,7 @@ def check_against(declared: cp.Edit, found: Tensor, samples: int, channels: int,
         assert axis in declared.acts | declared.varies or not differs, axis
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(patches())
 def test_the_law_covers_the_matrix_of_any_draws(draws: Patches) -> None:

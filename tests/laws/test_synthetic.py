@@ -125,6 +125,7 @@ def many(cases: int) -> Tally:
     return tally
 
 
+@pytest.mark.slow
 def test_the_order_of_the_list_changes_nothing_by_accident() -> None:
     tally = many(300)
     assert tally.accepted >= 50, str(tally)

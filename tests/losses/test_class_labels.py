@@ -57,6 +57,7 @@ def smoothed_row(index: int, smoothing: float) -> list[float]:
 factors = st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0, 4.0]), min_size=CLASSES, max_size=CLASSES)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     indices=st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=6),
@@ -181,6 +182,7 @@ def test_a_method_that_makes_what_the_loss_takes_is_left_to_it() -> None:
     assert cp.compose([Labels()], loss="bce", **FACTS).order == ("labels",)
 
 
+@pytest.mark.slow
 def test_where_classes_are_no_labels_it_stays_a_fault() -> None:
     def codes(loss: Any, **facts: Any) -> list[str]:
         with pytest.raises(cp.CompositionError) as caught:
@@ -229,6 +231,7 @@ def test_rows_of_classes_are_taken_as_labels() -> None:
 class TestThreshold:
     """``targets > threshold`` counts as 1, else 0, as in timm's ``BinaryCrossEntropy``."""
 
+    @pytest.mark.slow
     @settings(deadline=None)
     @given(
         values=st.lists(st.floats(0, 1, width=32) | st.sampled_from([0.2, 0.5]), min_size=CLASSES, max_size=CLASSES),
@@ -289,6 +292,7 @@ class TestThreshold:
         losses: list[Any] = ["bce", *({"name": "bce", "target_threshold": value} for value in (0.0, 0.2, 0.5))]
         assert len({cp.compose([], loss=loss, **FACTS).fingerprint for loss in losses}) == len(losses)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("threshold", [-0.1, 1.0, math.nan, math.inf, "0.2", True])
     def test_another_threshold_is_refused(self, threshold: Any) -> None:
         with pytest.raises(cp.ConfigError, match=r"target_threshold is .*; it is a number from 0 to below 1"):

@@ -24,6 +24,7 @@ def faults(**settings: Any) -> tuple[cp.Fault, ...]:
     return caught.value.faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "key", "value", "allowed", "meaning"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +27,7 @@ def draw(seed: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor, Ten
     return logits, first, second, weight
 
 
+@pytest.mark.slow
 @given(seeds, shapes, shares, smoothings, st.sampled_from(["none", "sum"]))
 @settings(max_examples=100, deadline=None)
 def test_none_and_sum_are_linear_in_the_targets(
@@ -40,6 +42,7 @@ def test_none_and_sum_are_linear_in_the_targets(
     torch.testing.assert_close(loss(mixed), share * loss(first) + (1 - share) * loss(second), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(seeds, shapes, st.floats(0.0, 1.0), smoothings)
 @settings(max_examples=100, deadline=None)
 def test_the_mean_is_one_linear_map_over_another(
@@ -59,6 +62,7 @@ def test_the_mean_is_one_linear_map_over_another(
     torch.testing.assert_close(spec.function(logits, mixed), above / below, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @given(seeds, shapes, smoothings, st.sampled_from(["none", "sum", "mean"]), st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_any_targets_follow_the_formula(

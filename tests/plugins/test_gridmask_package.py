@@ -97,6 +97,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     return Environment(tmp_path_factory.mktemp("environment"))
 
 
+@pytest.mark.slow
 def test_install_train_uninstall(environment: Environment) -> None:
     source = environment.folder / "source"
     shutil.copytree(PACKAGE, source)

@@ -45,6 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return set(zipfile.ZipFile(built).namelist())
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_its_cards_and_its_licence(wheel: set[str]) -> None:
     expected = {str(path.relative_to(ROOT)) for path in (ROOT / "counterpoint").rglob("*.py")}
     expected |= {f"counterpoint/algorithms/cards/{name}.md" for name in METHODS}
@@ -94,6 +95,7 @@ def names_of(requirements: Iterable[str]) -> set[str]:
     return {canonicalize_name(Requirement(item).name) for item in requirements}
 
 
+@pytest.mark.slow
 def test_everything_imported_is_required_and_nothing_else() -> None:
     files = set((ROOT / "counterpoint").rglob("*.py"))
     integrations = set((ROOT / "counterpoint" / "integrations").rglob("*.py"))

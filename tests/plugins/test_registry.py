@@ -163,6 +163,7 @@ BREAKAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BREAKAGES)
 def test_a_broken_plugin_harms_nobody_else(install, kind: str) -> None:
     source, reason = BREAKAGES[kind]

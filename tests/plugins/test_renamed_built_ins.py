@@ -129,6 +129,7 @@ def verdict(algorithms: list[Any], facts: dict[str, Any]) -> object:
         return faults(error)
 
 
+@pytest.mark.slow
 def test_every_built_in_has_another_name() -> None:
     assert len(RENAMED) == len(BUILT_IN)
     assert {name: len(other) for name, other in RENAMED.items()} == {name: len(name) for name in BUILT_IN}
@@ -137,6 +138,7 @@ def test_every_built_in_has_another_name() -> None:
     assert all(issubclass(ALGORITHMS.load(RENAMED[name]), ALGORITHMS.load(name)) for name in BUILT_IN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", BUILT_IN)
 def test_every_pair_fares_the_same(first: str) -> None:
     examples = {"one_of": CHOICE}
@@ -146,11 +148,13 @@ def test_every_pair_fares_the_same(first: str) -> None:
         assert verdict(other_names(algorithms), facts) == verdict(algorithms, facts), (first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithms", "facts"), PLANS)
 def test_the_same_plans(algorithms: list[Any], facts: dict[str, Any]) -> None:
     assert described(other_names(algorithms), facts) == described(algorithms, facts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithms", "facts"), FAULTS)
 def test_the_same_faults(algorithms: list[Any], facts: dict[str, Any]) -> None:
     with pytest.raises(cp.CompositionError) as built_in:

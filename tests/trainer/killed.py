@@ -137,10 +137,12 @@ def log_steps(path: str) -> None:
     """Write the loss and the draws of every step, a line each."""
     add = LossWatch.add
 
-    def logged(self: LossWatch, step: int, loss: torch.Tensor, draws: dict[str, Any]) -> None:
+    def logged(
+        self: LossWatch, step: int, loss: torch.Tensor, draws: dict[str, Any], inputs: torch.Tensor | None = None
+    ) -> None:
         with open(path, "a") as file:
             file.write(f"{step}: {loss.item()!r} {describe_draws(draws)}\n")
-        add(self, step, loss, draws)
+        add(self, step, loss, draws, inputs)
 
     LossWatch.add = logged
 

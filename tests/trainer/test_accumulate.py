@@ -41,6 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_the_parameters_are_those_of_the_whole_batch(parts: int, whole: Path, tmp_path: Path) -> None:
     """With class weights, ignored positions, mixing, SAM and clipping, also where parts are uneven."""
@@ -52,6 +53,7 @@ def test_the_parameters_are_those_of_the_whole_batch(parts: int, whole: Path, tm
         assert line == {key: pytest.approx(value, rel=1e-5) for key, value in expected.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 4])
 def test_independent_labels(parts: int, tmp_path: Path) -> None:
     inputs, _ = blobs(96, CLASSES, SHAPE).tensors
@@ -68,6 +70,7 @@ def test_independent_labels(parts: int, tmp_path: Path) -> None:
         assert torch.allclose(ends[1][name], value, rtol=1e-4, atol=1e-6), name
 
 
+@pytest.mark.slow
 def test_what_a_model_computes_over_a_batch_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, CLASSES))
     trainer = _train(tmp_path, 2, model=model, algorithms=[])

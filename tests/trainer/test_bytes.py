@@ -104,6 +104,7 @@ def test_check_shows_it(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "normalize was added" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "small_cnn", "resnet18", "resnet50"])
 def test_the_built_in_models_are_built_for_it(root: Path, name: str) -> None:
     assert "normalize" in cp.Trainer(folder(root, model=name)).plan.order

@@ -13,6 +13,7 @@ from tests.trainer.support import METHODS, config, weights
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 
 
+@pytest.mark.slow
 def test_a_compiled_run_trains_as_an_eager_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch._dynamo.utils.counters.clear()
     runs = {}

@@ -175,6 +175,7 @@ def _assert_right(folder: Path, whole: Path, summary: Any, *, metrics: bool = Tr
     assert not list(folder.rglob(".*.partial"))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(case=cases())
 def test_a_damaged_run_is_right_or_says_what_is_wrong(
@@ -215,6 +216,7 @@ def _copy(runs: Path, name: str, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped", "emptied", "of another run", "without a record"])
 def test_damaged_weights_of_a_finished_run_are_written_again(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
@@ -243,6 +245,7 @@ def test_damaged_weights_of_a_finished_run_are_written_again(
     assert not (folder / "broken-model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_steps_of_a_finished_run_are_those_of_its_weights(runs: Path, tmp_path: Path) -> None:
     """Also where its last checkpoint is broken, and an older one tells what the run was."""
     folder = _copy(runs, "finished", tmp_path / "run")
@@ -252,6 +255,7 @@ def test_the_steps_of_a_finished_run_are_those_of_its_weights(runs: Path, tmp_pa
     assert summary.steps == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["finished", "stopped"])
 def test_whole_lines_of_damaged_metrics_are_kept_where_changes_are_allowed(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], run: str
@@ -319,6 +323,7 @@ def test_another_format_is_named_and_not_passed_over(runs: Path, tmp_path: Path)
         _trainer(folder).fit(resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["step", "processes", "batch_size", "metrics_sha256", "optimizer", "measured", "format"]
 )
@@ -344,6 +349,7 @@ def test_a_state_of_other_keys_is_passed_over(
         assert "metrics.jsonl is damaged" in str(summary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", ["code.components", "code.components.model.name", "code.packages.counterpoint.files", "data.train.counts"]
 )
@@ -375,6 +381,7 @@ def test_what_was_not_sealed_is_damaged(text: str) -> None:
         unseal_text(text.encode())
 
 
+@pytest.mark.slow
 @given(
     data=st.dictionaries(st.text(max_size=3), st.recursive(st.integers() | st.text(max_size=3), st.lists)),
     at=st.floats(0, 1),

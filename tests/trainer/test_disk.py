@@ -60,6 +60,7 @@ def _full_at(place: str) -> Callable[[Path, bytes], int]:
     return write_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "message", "left"),
     [
@@ -94,6 +95,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
     assert_same_end(folder, whole)
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_metrics(whole: Path, tmp_path: Path) -> None:
     """``/dev/full`` is a device that is always full."""
     folder = tmp_path / "run"
@@ -120,6 +122,7 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000005"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "checksums.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
@@ -156,6 +159,7 @@ class Mine:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save", [pickle.dump, torch.save])
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
 def test_a_pickle_in_the_place_of_a_file_runs_nothing(

@@ -89,6 +89,7 @@ def test_metrics_are_those_of_their_epoch(tmp_path: Path) -> None:
         assert line["lr"] == RATE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [{"name": "mlp", "hidden": 4}, {"name": "small_cnn", "width": 2}])
 def test_each_seed_starts_from_weights_of_its_own(model: dict[str, Any]) -> None:
     first, again, other = (cp.Trainer(config(None, seed=seed, model=model)).model.state_dict() for seed in (1, 1, 2))

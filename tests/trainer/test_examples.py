@@ -29,6 +29,7 @@ def test_configs_are_right(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_digits_train_with_every_method_together(tmp_path: Path) -> None:
     overrides = [f"run_dir={tmp_path / 'run'}", "max_duration=3ep"]
     trainer = cp.Trainer(load_config(EXAMPLES / "digits.yaml", overrides))
@@ -36,6 +37,7 @@ def test_digits_train_with_every_method_together(tmp_path: Path) -> None:
     assert trainer.fit().metrics["evaluation_accuracy"] > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.kind("9")
 def test_the_recipe_with_binary_cross_entropy_is_checked_and_learns(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -65,6 +67,7 @@ def test_evaluation_has_the_binary_loss_of_unmixed_classes() -> None:
     assert metrics["evaluation_accuracy"] == pytest.approx((logits.argmax(1) == targets).double().mean().item())
 
 
+@pytest.mark.slow
 def test_the_plain_loop_is_short_and_learns() -> None:
     path = EXAMPLES / "plain_loop.py"
     assert len(path.read_text().splitlines()) < 40

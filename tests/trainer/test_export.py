@@ -60,6 +60,7 @@ def _trainer(folder: Path | None, algorithms: list[Any], model: nn.Module, **key
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithms", [EDITS, HIDDEN], ids=["batch", "model"])
 def test_an_evaluation_sees_no_edit_of_training(tmp_path: Path, algorithms: list[Any]) -> None:
     """Its inputs are the data, in order; outputs and metrics are those of plain torch with the exported weights."""
@@ -94,6 +95,7 @@ assert not [name for name in sys.modules if name.startswith("counterpoint.")]
 """
 
 
+@pytest.mark.slow
 def test_the_weights_load_without_counterpoint(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3))
     _trainer(tmp_path / "run", EDITS, net).fit()

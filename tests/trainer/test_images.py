@@ -84,6 +84,7 @@ def reference(image: Image.Image, background: tuple[int, int, int], white: float
     return colours * opacity[..., None] + np.array(background) * (1 - opacity[..., None])
 
 
+@pytest.mark.slow
 @settings(max_examples=250, deadline=None)
 @given(
     mode=st.sampled_from(MODES),
@@ -261,6 +262,7 @@ def test_an_orientation_that_is_none_is_ignored(tmp_path: Path) -> None:
     assert open_image(tmp_path / "a.png", Reading()).size == (4, 2)
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(
     form=st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "TGA", "PPM", "JPEG2000"]),

@@ -39,6 +39,7 @@ def drawn(seed: int, batches: int = 14) -> list[tuple[float, ...]]:
     return model.seen
 
 
+@pytest.mark.slow
 def test_each_step_of_each_seed_draws_its_own() -> None:
     first, again, other = drawn(1), drawn(1), drawn(2)
     assert first == again

@@ -68,6 +68,7 @@ def test_its_batches_are_trained_as_they_are() -> None:
     assert model.batches == [first[:4], first[4:8], first[8:]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -42,6 +42,7 @@ def holder(tmp_path: Path) -> Any:
     process.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [{}, {"resume": True}, {"overwrite": True}])
 def test_a_folder_in_use_is_refused(tmp_path: Path, holder: Any, keys: dict[str, bool]) -> None:
     before = sorted(tmp_path.rglob("*"))

@@ -32,6 +32,7 @@ def _cosine(step: int, total: int, lr: float = 0.2) -> float:
     return lr * (1 + math.cos(math.pi * (step - 1) / total)) / 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_made_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It goes on after its last step, with the schedule of the longer run; its first weights get another name."""
     folder = tmp_path / "run"
@@ -58,6 +59,7 @@ def test_a_finished_run_is_made_longer(tmp_path: Path, capsys: pytest.CaptureFix
     assert "finished; nothing is left to do" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_longer_run_that_is_killed_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its old final weights are no mark of its end."""
     from counterpoint.trainer.loop import Loop
@@ -79,6 +81,7 @@ def test_a_longer_run_that_is_killed_is_not_finished(tmp_path: Path, monkeypatch
     assert cp.Trainer(longer).fit(resume=True).steps == 13
 
 
+@pytest.mark.slow
 def test_a_shorter_run_is_finished(tmp_path: Path) -> None:
     cp.Trainer(_config(tmp_path / "run")).fit()
     before = (tmp_path / "run" / "model.safetensors").read_bytes()
@@ -98,6 +101,7 @@ def test_a_finished_run_without_checkpoints(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_other_settings_of_the_optimizer_count_from_there_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from counterpoint.trainer.loop import Loop
 

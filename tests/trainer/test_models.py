@@ -13,6 +13,7 @@ DIGITS = DataSpec("multiclass", "normalized", (1, 8, 8), 10)
 COLOUR = DataSpec("multiclass", "normalized", (3, 32, 32), 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [SmallCNN(width=4), MLP(hidden=8), ResNet18(), ResNet50()])
 @pytest.mark.parametrize("spec", [DIGITS, COLOUR], ids=["1x8x8", "3x32x32"])
 def test_outputs_and_gradients(config: SmallCNN, spec: DataSpec) -> None:
@@ -23,6 +24,7 @@ def test_outputs_and_gradients(config: SmallCNN, spec: DataSpec) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "small"), [(32, True), (64, True), (65, False), (224, False)])
 def test_the_stem_follows_the_image_size(size: int, small: bool) -> None:
     model = ResNet18().build(DataSpec("multiclass", "normalized", (3, size, size), 2))
@@ -32,17 +34,20 @@ def test_the_stem_follows_the_image_size(size: int, small: bool) -> None:
     assert reduced == (size if small else -(-size // 4))
 
 
+@pytest.mark.slow
 def test_the_stem_can_be_chosen() -> None:
     assert ResNet18(stem="large").build(COLOUR).stem[0].kernel_size == (7, 7)
     assert ResNet18(stem="small").build(DataSpec("multiclass", "normalized", (3, 224, 224), 2)).stem[0].stride == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_last_stage_sees_a_thirty_second_of_the_image() -> None:
     model = ResNet50().build(DataSpec("multiclass", "normalized", (3, 224, 224), 2))
     with torch.no_grad():
         assert model.blocks(model.stem(torch.zeros(1, 3, 224, 224))).shape == (1, 2048, 7, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("zero", "identity"), [(True, True), (False, False)])
 def test_zero_init_makes_each_block_start_as_its_shortcut(zero: bool, identity: bool) -> None:
     model = ResNet18(zero_init_residual=zero).build(COLOUR)

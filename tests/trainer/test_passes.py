@@ -43,6 +43,7 @@ def _run(plan: cp.Plan, inputs: Tensor, targets: Tensor, parts: int) -> tuple[Te
         return loss, [parameter.grad for parameter in model.parameters()], passes.outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3, 4, 13, 20])
 @pytest.mark.parametrize("algorithms", [[], ["mixup"], ["mixup", "label_smoothing"]], ids=str)
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ cp.Trainer(sys.argv[1]).fit()
 SCRIPT = "import json, sys, counterpoint as cp; cp.Trainer(json.loads(sys.argv[1])).fit()"
 
 
+@pytest.mark.slow
 def test_two_processes_train_what_one_would(tmp_path: Path) -> None:
     """On halves of the same batches, with gradients averaged, the weights are the same but for rounding."""
     script = tmp_path / "train.py"
@@ -101,6 +102,7 @@ def test_several_processes_that_know_of_each_other() -> None:
     check_count(4, {"OMPI_COMM_WORLD_SIZE": "4"})
 
 
+@pytest.mark.slow
 def test_the_loss_is_not_divided_by_a_launchers_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {"max_duration": "2ba"}
     cp.Trainer(config(tmp_path / "plain", **keys)).fit()

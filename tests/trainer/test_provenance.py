@@ -87,6 +87,7 @@ def _files(site: Path) -> dict[str, Callable[[], object]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.kind("3")
 @pytest.mark.parametrize("role", KINDS)
 def test_a_plugin_that_has_changed_is_not_resumed(
@@ -105,6 +106,7 @@ def test_a_plugin_that_has_changed_is_not_resumed(
     assert "goes on otherwise than it began:\n  wave_plugin: was version 1.0, is 1.1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.kind("3")
 @pytest.mark.parametrize(
     ("file", "refused"), [("algorithms/mixup.py", True), ("core/rng.py", True), ("cli/app.py", False)]
@@ -124,6 +126,7 @@ def test_a_checkout_that_has_changed_is_not_resumed(
         assert cp.Trainer(keys).fit(resume=True).steps == 2
 
 
+@pytest.mark.slow
 @pytest.mark.kind("3")
 @pytest.mark.parametrize("name", module.LIBRARIES)
 def test_other_libraries_are_not_resumed_under(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
@@ -250,6 +253,7 @@ class Careless(cp.Algorithm[None], name="careless_later"):
         return batch.with_targets(batch.targets.flip(0)) if FLIPS["targets"] else batch
 
 
+@pytest.mark.slow
 @pytest.mark.kind("3")
 def test_the_contract_is_checked_in_the_first_steps_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -303,6 +307,7 @@ MOVES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.kind("23")
 @pytest.mark.parametrize("name", MOVES)
 def test_images_that_have_changed_are_not_resumed_on(
@@ -359,6 +364,7 @@ HOLDERS: dict[str, Callable[[torch.Tensor, torch.Tensor], Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.kind("23")
 @pytest.mark.parametrize("holder", HOLDERS)
 @given(row=st.integers(0, 11), column=st.integers(0, 3))
@@ -376,6 +382,7 @@ def test_one_value_of_ones_own_data_changes_its_fingerprint(holder: str, row: in
     assert len(found) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.kind("23")
 def test_ones_own_data_is_compared(tmp_path: Path) -> None:
     inputs, targets = blobs(64).tensors
@@ -434,6 +441,7 @@ def test_a_stream_is_not_compared() -> None:
     assert data_changes(record, record) == []
 
 
+@pytest.mark.slow
 @pytest.mark.kind("18")
 def test_class_names_go_with_the_run(tmp_path: Path) -> None:
     """Into the plan, the checkpoint, the metrics and the exported weights; the accuracies are worked out here."""

@@ -77,6 +77,7 @@ def whole(killer: Killer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KILLS)
 def test_a_killed_run_ends_like_a_whole_one(killer: Killer, whole: Path, tmp_path: Path, name: str) -> None:
     place, call, workers = KILLS[name]
@@ -89,6 +90,7 @@ def test_a_killed_run_ends_like_a_whole_one(killer: Killer, whole: Path, tmp_pat
     assert_same_steps(Path(log), whole.with_suffix(".log"))
 
 
+@pytest.mark.slow
 def test_images_that_are_cropped_at_random(killer: Killer, tmp_path: Path) -> None:
     """Killed with two processes that load, resumed with one, it ends like one without."""
     write_images(tmp_path / "data", classes=3, count=8)
@@ -101,6 +103,7 @@ def test_images_that_are_cropped_at_random(killer: Killer, tmp_path: Path) -> No
     assert_same_end(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_how_often_it_is_resumed_does_not_matter(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after every few steps, by an exception as Ctrl-C raises it."""
     from counterpoint.trainer.loop import Loop
@@ -122,6 +125,7 @@ def test_how_often_it_is_resumed_does_not_matter(whole: Path, tmp_path: Path, mo
     assert_same_end(folder, whole)
 
 
+@pytest.mark.slow
 def test_only_damaged_checkpoints(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     cp.Trainer(config(folder, max_duration="2ba")).fit()
@@ -131,6 +135,7 @@ def test_only_damaged_checkpoints(tmp_path: Path) -> None:
         cp.Trainer(config(folder, max_duration="2ba")).fit(resume=True)
 
 
+@pytest.mark.slow
 def test_layers_that_draw_are_resumed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout takes its numbers from torch's global generator, which the trainer keys by the step."""
     from counterpoint.trainer.loop import Loop

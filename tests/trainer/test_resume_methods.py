@@ -93,6 +93,7 @@ def fit(folder: Path, algorithm: Algorithm[Any], inputs: str, *, items: int = 10
     trainer.fit(resume=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "inputs"), RUNS)
 def test_a_run_of_every_method_goes_on_as_if_it_had_not_stopped(
     tmp_path: Path, algorithm: Algorithm[Any], inputs: str

@@ -90,6 +90,7 @@ PLACES: dict[str, tuple[Any, str, int, int, int]] = {
 """Where a signal comes: what is called then, after how many steps; the step of the checkpoint, and the workers."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "number"), list(zip(PLACES, cycle(SIGNALS), strict=False)))
 def test_a_stopped_run_ends_like_a_whole_one(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, number: int
@@ -108,6 +109,7 @@ def test_a_stopped_run_ends_like_a_whole_one(
     assert_same_end(folder, whole)
 
 
+@pytest.mark.slow
 def test_it_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == "step-00000005"
 
 
+@pytest.mark.slow
 def test_the_programs_own_handler_is_called_when_all_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that lets the program go on has the run end by an error."""
     seen: list[str] = []
@@ -166,6 +169,7 @@ def test_a_signal_that_the_program_ignores_stays_ignored(tmp_path: Path, monkeyp
     assert summary.steps == 4
 
 
+@pytest.mark.slow
 def test_a_thread_can_train(tmp_path: Path) -> None:
     """Python lets nobody set handlers there."""
     found: list[cp.trainer.Summary] = []

@@ -36,6 +36,7 @@ def _texts(folder: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_metrics_the_plan_and_the_config(tmp_path: Path) -> None:
     trainer = cp.Trainer(_config(tmp_path / "run", trackers=["tensorboard"]))
     trainer.fit()
@@ -49,6 +50,7 @@ def test_tensorboard_shows_the_metrics_the_plan_and_the_config(tmp_path: Path) -
     assert dump_config(trainer.config) in texts["config"]
 
 
+@pytest.mark.slow
 def test_nothing_is_shown_twice_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The evaluation after step 8 is told of before the run ends after step 9, and again when it goes on from 5."""
 

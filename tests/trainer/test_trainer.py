@@ -47,6 +47,7 @@ def _generators_stay() -> Iterator[None]:
     assert random.getstate() == before[2]
 
 
+@pytest.mark.slow
 def test_a_run_writes_its_folder(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "run"
     trainer = cp.Trainer(config(folder, algorithms=METHODS))
@@ -73,6 +74,7 @@ def test_no_global_generator_is_moved(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_run_and_nothing_else_does(tmp_path: Path) -> None:
     model = {"name": "mlp", "hidden": 16}
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -83,6 +85,7 @@ def test_the_seed_decides_the_run_and_nothing_else_does(tmp_path: Path) -> None:
     assert not torch.equal(weights(tmp_path / "a")["1.weight"], weights(tmp_path / "c")["1.weight"])
 
 
+@pytest.mark.slow
 def test_the_loop_is_a_plain_loop(tmp_path: Path) -> None:
     """The trainer's weights are those of a loop written by hand, bit for bit."""
     keys = {"model": {"name": "small_cnn", "width": 4}, "optimizer": {"name": "sgd", "lr": 0.2, "weight_decay": 0.01}}
@@ -108,6 +111,7 @@ def test_the_loop_is_a_plain_loop(tmp_path: Path) -> None:
         assert torch.allclose(found[name], value, rtol=1e-6, atol=1e-7), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_microbatches_change_nothing_but_rounding(tmp_path: Path, accumulate: int) -> None:
     for parts in (1, accumulate):
@@ -119,6 +123,7 @@ def test_microbatches_change_nothing_but_rounding(tmp_path: Path, accumulate: in
     assert {key: pytest.approx(value, rel=1e-4) for key, value in one.items()} == other
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``model.safetensors`` holds EMA's weights, computed here from the weights after every step."""
     from counterpoint.trainer.loop import Loop
@@ -161,6 +166,7 @@ def _accuracy(folder: Path, model: dict[str, Any]) -> float:
     return right.float().mean().item()
 
 
+@pytest.mark.slow
 def test_ones_own_model_and_data(tmp_path: Path) -> None:
     model, before = own_model(), torch.get_rng_state()
     trainer = cp.Trainer(
@@ -272,6 +278,7 @@ def test_nothing_is_written_without_a_run_dir(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_metrics_come_as_often_as_asked(tmp_path: Path) -> None:
     keys = {"max_duration": "26ba", "eval_every": "0.5ep", "checkpoint_every": "4ba"}
     cp.Trainer(config(tmp_path / "run", **keys)).fit()
@@ -290,6 +297,7 @@ def test_metrics_come_as_often_as_asked(tmp_path: Path) -> None:
     assert names == ["step-00000024", "step-00000026"]
 
 
+@pytest.mark.slow
 def test_accuracy_has_another_name_on_mixed_targets(tmp_path: Path) -> None:
     for name, algorithms in (("plain", ["cutout"]), ("mixed", ["mixup"])):
         cp.Trainer(config(tmp_path / name, algorithms=algorithms, max_duration="1ba")).fit()
@@ -322,6 +330,7 @@ def test_a_loss_that_is_nan_stops_the_run(tmp_path: Path) -> None:
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_weights_that_are_nan_are_never_kept(tmp_path: Path) -> None:
     """The loss of step 5 is a number and its gradient is not; a checkpoint is due before the next loss would tell."""
 
@@ -489,6 +498,7 @@ def test_a_trainer_runs_once() -> None:
         trainer.fit()
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_run_is_refused_resumed_or_overwritten(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -508,6 +518,7 @@ def test_a_folder_with_a_run_is_refused_resumed_or_overwritten(
     assert load_config(tmp_path / "run" / "config.resolved.yaml").seed == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -526,6 +537,7 @@ def test_another_run_is_not_resumed(tmp_path: Path, change: dict[str, Any], name
         cp.Trainer({**keys, **change}).fit(resume=True)
 
 
+@pytest.mark.slow
 def test_another_run_is_resumed_if_that_is_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     keys = config(tmp_path / "run", max_duration="3ba", checkpoint_every="1ba", algorithms=["mixup"])
     cp.Trainer(keys).fit()
@@ -563,6 +575,7 @@ def test_the_mode_of_a_model_is_left_as_it_was() -> None:
     assert [module.training for module in model.modules()] == [False, False, False, True, False]
 
 
+@pytest.mark.slow
 def test_bf16_trains(tmp_path: Path) -> None:
     summary = cp.Trainer(config(tmp_path / "run", precision="bf16", algorithms=METHODS)).fit()
     assert summary.metrics["evaluation_accuracy"] > 0.5

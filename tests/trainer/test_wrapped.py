@@ -36,6 +36,7 @@ WRAPPED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WRAPPED)
 def test_a_run_exports_names_that_the_plain_model_loads(kind: str, tmp_path: Path) -> None:
     found = []

@@ -91,6 +91,7 @@ def test_an_override_is_named_where_it_is_at_fault_and_only_there(tmp_path: Path
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "run_dir", ["runs/a b", "null", "1e5", "yes", "0x10", "2020-01-01", "~", "a: b", "é/ü", "a # b", " a", "'", "12:30"]
 )
