@@ -73,10 +73,14 @@ class _Trial:
         return [way for way in self._ways(fault) if decides(way)]
 
     def does_the_same(self, way: Way, other: Way) -> bool:
-        """Whether two ways that change the list alone lead to the same list, as leaving out its last item by name."""
-        if any(isinstance(remedy, State) for remedy in (*way, *other)):
-            return way == other
-        return mend(self.listed, {}, way)[0] == mend(self.listed, {}, other)[0]
+        """Whether two ways lead to the same composition, as leaving out its last item by name.
+
+        A fact of ``None`` is one that is not stated.
+        """
+        ends = [mend(self.listed, self.stated, each) for each in (way, other)]
+        lists, facts = zip(*ends, strict=True)
+        said = [{key: value for key, value in each.items() if value is not None} for each in facts]
+        return lists[0] == lists[1] and said[0] == said[1]
 
     def _after(self, way: Way) -> Sequence[Fault] | None:
         if self.left <= 0:
@@ -122,5 +126,9 @@ def _advised(fault: Fault, trial: _Trial) -> Fault:
 
 def _same(way: Way, other: Way) -> bool:
     """Whether two ways state the same facts, with other values."""
-    facts = [[remedy.facts.keys() for remedy in each if isinstance(remedy, State)] for each in (way, other)]
-    return facts[0] == facts[1] != []
+    facts = [{key for key, value in _stated(each).items() if value is not None} for each in (way, other)]
+    return facts[0] == facts[1] != set()
+
+
+def _stated(way: Way) -> dict[str, Any]:
+    return {key: value for remedy in way if isinstance(remedy, State) for key, value in remedy.facts.items()}

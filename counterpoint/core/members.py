@@ -189,6 +189,8 @@ def explain_settings(
             renamed = [_mapping(item) | {close: detail["input"]} for close in close_to(path, known) if tree]
             ways = [*((Replace(position, _less(new, path)),) for new in renamed), *ways, (Remove(position),)]
         else:
+            if detail["type"] == "missing":
+                message = f"{place} ({algorithm.name}): {path} is missing"
             ways += [(Remove(position),), (allowed,)]
         faults.append(Fault("bad-setting", message, algorithms=(algorithm.name,), ways=tuple(ways)))
     return faults

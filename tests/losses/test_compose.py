@@ -58,7 +58,7 @@ def test_every_wrong_setting_is_listed() -> None:
     assert [fault.code for fault in found] == ["bad-setting"] * 3
     (unknown,) = [fault for fault in found if "no setting" in fault.message]
     assert "'smoothing'; did you mean 'label_smoothing'?" in unknown.message
-    assert unknown.fix.startswith("state loss={'name': 'cross_entropy', 'label_smoothing': 0.1, ")
+    assert unknown.fix == "state loss={'name': 'cross_entropy', 'label_smoothing': 0.1, 'ignore_index': 0.5}"
 
 
 def test_a_name_that_is_not_registered_gets_the_nearest_and_all() -> None:
@@ -183,3 +183,22 @@ def test_a_known_loss_serves_methods_that_compare_samples() -> None:
     losses: Tensor = functional.cross_entropy(inputs, index, reduction="none")
     with engine.fit(), engine.epoch(), engine.batch(inputs, index) as batch:
         assert torch.equal(batch.inputs, inputs[losses.topk(2).indices.sort().values])
+
+
+@pytest.mark.kind("28")
+@pytest.mark.parametrize("stated", [None, {"dense", "index"}])
+def test_a_fix_leaves_out_only_what_was_stated(stated: set[str] | None) -> None:
+    facts = {"task": "regression", "num_classes": None, "inputs": "features", "loss_accepts": stated}
+    loss = nn.CrossEntropyLoss() if stated is None else lambda outputs, targets: (outputs - targets).mean()
+    found = {fault.code: fault.fix for fault in faults(loss=loss, **facts)}
+    assert found["loss-targets"].count("state loss='l1'") == 1
+    assert ("leave loss_accepts out" in found["loss-targets"]) is (stated is not None)
+
+
+@pytest.mark.kind("28")
+@pytest.mark.parametrize("terms", Terms)
+def test_a_setting_that_is_missing_is_said_to_be_missing(terms: Terms) -> None:
+    with pytest.raises(cp.CompositionError) as caught:
+        cp.compose(["normalize"], loss="cross_entropy", terms=terms, **CLASSES)
+    messages = [fault.message.partition(": ")[2] for fault in caught.value.faults if fault.code == "bad-setting"]
+    assert messages == ["mean is missing", "std is missing"]
