@@ -62,8 +62,8 @@ def compose(
         compile: Whether the batch steps are compiled into one function, at their first batches.
         model_inputs: Kinds of inputs that the model takes; by default any but raw bytes.
         microbatches: Number of parts into which the loop splits a device batch.
-        contract: When steps are held to what they declare: ``off``, ``first_steps`` (of a run, and after every start,
-            also to resume one) or ``always`` (with checksums).
+        contract: When steps are checked against their declarations: ``off``, ``first_steps`` (of a run, and after every
+            start, also to resume one) or ``always`` (with checksums).
         terms: Whether fixes are worded as Python or as lines of a config.
 
     Raises:

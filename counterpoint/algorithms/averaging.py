@@ -55,9 +55,9 @@ class Average:
 class WeightAverage(Algorithm[None], name="weight_average"):
     """Keep an average of the weights beside the model, and evaluate and export the model with it.
 
-    A subclass says in ``decay_of`` how much of the average an update keeps; the first update keeps nothing of it and
-    copies the weights. Floating and complex buffers, such as batch norm's statistics, are averaged alike; those of
-    integers and booleans are copied. A tensor that is new or has another shape than at the last update is copied.
+    A subclass defines in ``decay_of`` how much of the average an update keeps; the first update copies the weights.
+    Floating and complex buffers, such as batch norm's statistics, are averaged in the same way; those of integers and
+    booleans are copied. A tensor that is new or has another shape than at the last update is copied.
     """
 
     @abstractmethod

@@ -27,10 +27,10 @@ class EMA(WeightAverage, name="ema"):
     """Keep an exponential moving average of the weights, and evaluate and export the model with it.
 
     After every ``every``-th batch ``average = d * average + (1 - d) * weights`` with ``d = decay``, or where that is
-    not given ``d = 0.5 ** (every / half_life)``. A step over several device batches has one update, with the latter to
-    the power of those on which EMA acts: a half-life counts device batches in every loop. The first update copies the
-    weights. Floating and complex buffers, such as batch norm's statistics, are averaged alike; integer ones are copied.
-    The model trains on its own weights.
+    not given ``d = 0.5 ** (every / half_life)``. A step over several device batches has one update. With ``half_life``,
+    its ``d`` is raised to the power of the number of device batches on which EMA acts: a half-life counts device
+    batches in every loop. The first update copies the weights. Floating and complex buffers, such as batch norm's
+    statistics, are averaged in the same way; integer buffers are copied. The model trains on its own weights.
 
     >>> EMA(half_life=100).per_update
     0.9930924954370359

@@ -85,8 +85,8 @@ def partners(
 ) -> Iterator[tuple[int, _Row]]:
     """Give each number with its partner ``rows[perm[number]]``; with ``in_place``, so that rows given may be changed.
 
-    Then ``perm`` is a permutation, and each of its cycles is walked from partner to partner: a row comes into the cache
-    once for its own sake and its partner's, and only the first of each cycle is copied.
+    ``perm`` is then a permutation, and each of its cycles is followed from partner to partner. A row is loaded into the
+    cache once, for its own result and for that of its partner. Only the first row of each cycle is copied.
 
     >>> list(partners("abcd", [2, 1, 3, 0], str, in_place=True))
     [(0, 'c'), (2, 'd'), (3, 'a'), (1, 'b')]

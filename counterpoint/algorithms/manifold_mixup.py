@@ -30,10 +30,10 @@ class ManifoldMixup(Algorithm[HiddenMixing], name="manifold_mixup"):
     """Train on convex combinations of hidden representations, and of the targets.
 
     In every forward pass of training, the output ``h`` of a module becomes ``lam * h + (1 - lam) * h[perm]``, with one
-    ``lam ~ Beta(alpha, alpha)`` and one permutation for the batch; its targets are mixed alike. Of several modules, one
-    is drawn for each batch. ``alpha = 0`` is the identity. A module must run once in a forward pass and give a tensor
-    (N, ...) for the whole device batch of N samples, which is checked; a name that the model does not have is refused
-    (``no-such-module``), and so are microbatches.
+    ``lam ~ Beta(alpha, alpha)`` and one permutation for the batch; its targets are mixed in the same way. Of several
+    modules, one is drawn for each batch. ``alpha = 0`` is the identity. A module must run once in a forward pass and
+    return a tensor (N, ...) for the whole device batch of N samples, which is checked. A name that the model does not
+    have is refused (``no-such-module``), and so are microbatches.
 
     >>> ManifoldMixup(module="blocks.1").module
     ('blocks.1',)
@@ -45,7 +45,7 @@ class ManifoldMixup(Algorithm[HiddenMixing], name="manifold_mixup"):
     module: Names = Field(
         min_length=1,
         examples=["embedding"],
-        description="name of the module whose output is mixed, or names of which one is drawn a batch",
+        description="name of the module whose output is mixed, or several names: one is drawn for each batch",
     )
     alpha: float = Field(
         default=2.0, ge=0, le=1e12, description="both parameters of Beta(alpha, alpha); 0 mixes nothing"

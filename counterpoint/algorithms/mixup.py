@@ -56,7 +56,7 @@ def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = F
 
 
 def _is_host_number(lam: float | Tensor, values: Tensor) -> bool:
-    """Whether the share is one number that the host may read, of which no gradient is asked."""
+    """Whether the share is one number that the host may read and that requires no gradient."""
     if torch.compiler.is_compiling() or values.device.type != "cpu":
         return False
     return not isinstance(lam, Tensor) or (lam.ndim == 0 and lam.device.type == "cpu" and not lam.requires_grad)
@@ -111,7 +111,7 @@ class MixUp(Algorithm[Mixing], name="mixup"):
 
     @transform(inputs=CONTINUOUS, targets=MIXABLE, law=Law.CONVEX, claims=MIXING)
     def apply(self, batch: Batch, draws: Mixing) -> Batch:
-        """Mix inputs and targets alike."""
+        """Mix inputs and targets with the same share and partners."""
         if self.alpha == 0:
             return batch
         return replace(

@@ -31,9 +31,10 @@ def normalize(
     """Return ``(inputs - mean) / std`` for each channel, with bytes scaled to 0 to 1 before.
 
     ``inputs`` is (N, C, H, W), uint8 from 0 to 255 or floating from 0 to 1. ``mean`` and ``std`` hold a number for each
-    channel, or one for all, in the scale from 0 to 1. The result is of ``dtype``; without one it is float32 for bytes,
-    else of the dtype of ``inputs``. It lies in memory as ``inputs`` does, or with ``channels_last`` as
-    ``torch.channels_last``. Raises ``DataError`` for other dtypes and for numbers that are not as many as the channels.
+    channel, or one for all, in the scale from 0 to 1. The result has the dtype ``dtype``. Without it, the result is
+    float32 for bytes, and has the dtype of ``inputs`` otherwise. It has the memory format of ``inputs``, or
+    ``torch.channels_last`` with ``channels_last``. Raises ``DataError`` for other dtypes, and if the count of numbers
+    is neither 1 nor that of the channels.
 
     >>> normalize(torch.tensor([[[[0, 255]]]], dtype=torch.uint8), [0.5], [0.25])
     tensor([[[[-2.,  2.]]]])
@@ -66,7 +67,7 @@ def normalize(
 def _in_blocks(inputs: Tensor, normalized: Tensor, centre: Tensor, factor: Tensor, images: int) -> None:
     """Write into ``normalized`` so many images at a time, computed in the dtype of ``centre`` while they are in cache.
 
-    Images that change their layout are laid out anew first: as bytes, where they are bytes.
+    If the memory format changes, the images are copied to it first, as bytes if they are bytes.
     """
     plain = inputs.stride(1) != 1
     turned = None

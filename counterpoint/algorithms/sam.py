@@ -72,10 +72,10 @@ def _held(model: nn.Module) -> Iterator[None]:
 class SAM(Algorithm[None], name="sam"):
     """Update the weights along the gradient at a perturbed point, where the loss nearby is highest.
 
-    A step runs forward and backward twice over the same edited batch, all its microbatches: the first gradient gives
-    the perturbation ``rho * g / ||g||``, and the second, taken at the perturbed weights, is the one that is clipped and
-    that the optimizer uses, on the weights as they were. The loss that is reported is the first. Buffers, such as batch
-    norm's statistics, are those that the first pass left. Raises ``RunError`` for float16 weights.
+    A step runs forward and backward twice over all microbatches of the same edited batch. The first gradient gives the
+    perturbation ``rho * g / ||g||``. The second gradient is taken at the perturbed weights. It is clipped, and the
+    optimizer applies it to the unperturbed weights. The reported loss is the first. Buffers, such as batch norm's
+    statistics, keep the values after the first pass. Raises ``RunError`` for float16 weights.
 
     >>> SAM(rho=0.1).rho
     0.1

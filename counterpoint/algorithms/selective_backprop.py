@@ -18,12 +18,12 @@ __all__ = ["SelectiveBackprop", "select_by_loss"]
 def select_by_loss(losses: Tensor, keys: Tensor, keep: int, beta: float) -> Tensor:
     """Select ``keep`` samples without replacement, with probability proportional to ``percentile(loss) ** beta``.
 
-    ``losses`` holds N numbers, ``keys`` as many from the uniform distribution over [0, 1), which hold all randomness;
-    ``keep`` lies between 1 and N, ``beta`` is at least 0 (0: losses do not matter; infinite: the highest losses). The
+    ``losses`` holds N numbers. ``keys`` holds N numbers from the uniform distribution over [0, 1), the only randomness.
+    ``keep`` is between 1 and N. ``beta`` is at least 0 (0: losses do not matter; infinite: the highest losses). The
     sample of rank r, counted from 0 at the lowest loss, has the percentile ``(r + 0.5) / N``; equal losses rank as they
     stand, NaN above all. Returns int64 indices, ascending. Samples are those with the highest ``u ** (1 / weight)``,
-    which is sampling one after another from what is left (Efraimidis and Spirakis, Information Processing Letters
-    2006, https://doi.org/10.1016/j.ipl.2005.11.003).
+    which is sampling one after another from what is left (Efraimidis and Spirakis, Information Processing Letters 2006,
+    https://doi.org/10.1016/j.ipl.2005.11.003).
 
     >>> select_by_loss(torch.tensor([3.0, 1.0, 2.0, 4.0]), torch.tensor([0.1, 0.9, 0.8, 0.7]), 2, 1.0)
     tensor([2, 3])
@@ -36,7 +36,7 @@ def select_by_loss(losses: Tensor, keys: Tensor, keep: int, beta: float) -> Tens
     if beta == float("inf"):
         return order[-keep:].sort().values
     percentiles = (torch.arange(len(losses), device=losses.device, dtype=torch.float64) + 0.5) / len(losses)
-    # log(-log(u)) - log(weight), of which the lowest are those with the highest u ** (1 / weight), without underflow.
+    # The lowest of log(-log(u)) - log(weight) are the highest of u ** (1 / weight), without underflow.
     drawn = torch.log(-torch.log(keys[order].double())) - beta * percentiles.log()
     return order[drawn.argsort(stable=True)[:keep]].sort().values
 

@@ -103,9 +103,10 @@ def trivial_augment(
 ) -> Tensor:
     """Edit each image by the operation that it is listed under; images that are listed nowhere stay as they are.
 
-    ``inputs`` is (N, C, H, W) with 1 or 3 channels, uint8 from 0 to 255 or floating from 0 to 1. ``samples`` holds
-    indices, (n) int64, and ``magnitudes`` what the operation takes for each of them, (n), both by the names in
-    ``OPERATIONS``. The result is in the memory of ``inputs`` if ``in_place``.
+    ``inputs`` is (N, C, H, W) with 1 or 3 channels, uint8 from 0 to 255 or floating from 0 to 1. ``samples`` and
+    ``magnitudes`` are mappings by the names in ``OPERATIONS``. ``samples`` holds the indices for each operation, (n)
+    int64, and ``magnitudes`` its magnitude for each of them, (n). The result is in the memory of ``inputs`` if
+    ``in_place``.
 
     >>> trivial_augment(torch.full((2, 1, 1, 1), 0.25), {"brightness": torch.tensor([1])},
     ...                 {"brightness": torch.tensor([2.0])}).flatten()

@@ -1,4 +1,4 @@
-"""What is known of a registered thing: a built-in method's card, or else what its class says of itself."""
+"""The page of a registered name: a built-in method's card, or else one made from its class."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _print(markdown: str) -> None:
 
 
 def describe(entry: Entry) -> str:
-    """Return, as Markdown, what the class behind a name says of itself; imports it."""
+    """Return, as Markdown, a description of the class behind a name, which is imported."""
     registry = _REGISTRIES[entry.group]
     loaded: Any = registry.load(entry.name)
     lines = [

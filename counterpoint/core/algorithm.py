@@ -75,9 +75,9 @@ class Algorithm(_Drawing[DrawsT]):
     what a method keeps between steps is what its ``init`` returns.
 
     Every algorithm takes ``start`` and ``end`` (durations, end exclusive), ``every`` (acts on each n-th batch from
-    ``start``), ``p`` (a coin for each batch), ``after`` and ``before`` (ids of others), and ``id`` (how others and the
-    plan name it). A setting that is unknown or out of range raises pydantic's ``ValidationError``; a class that
-    declares its effects wrongly raises ``DeclarationError`` when it is created.
+    ``start``) and ``p`` (a coin for each batch). It also takes ``after`` and ``before`` (ids of others), and ``id``
+    (its name in the plan and for others). A setting that is unknown or out of range raises pydantic's
+    ``ValidationError``; a class that declares its effects wrongly raises ``DeclarationError`` when it is created.
 
     >>> from counterpoint.algorithms import MixUp
     >>> MixUp(alpha=0.4, end="0.9dur").identity
@@ -161,7 +161,7 @@ class Algorithm(_Drawing[DrawsT]):
         return ()
 
     def alternatives(self) -> tuple[tuple[Algorithm[Any], float], ...]:
-        """Return the methods of which one is chosen for each batch, each with its weight; none for a plain method."""
+        """Return methods with their weights, one to be chosen for each batch; none for a plain method."""
         return ()
 
     def settings(self) -> dict[str, Any]:

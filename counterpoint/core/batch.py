@@ -14,7 +14,7 @@ from counterpoint.core.kinds import IMAGES, Kind
 __all__ = ["Batch", "BatchSpec", "Inputs", "checked_spec"]
 
 Inputs = Tensor | tuple[Tensor, ...]
-"""What a caller may give as inputs: one tensor, or several that are edited alike."""
+"""What a caller may pass as inputs: one tensor, or several that get the same edits."""
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ class Call(NamedTuple):
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch after the edit, which every input tensor gets with the same draws.
 
-        Where samples are chosen, the original targets are chosen alike.
+        Where samples are chosen, the same ones of the original targets are chosen.
         """
         edited = self.edit(batch, self.draws)
         if batch.given_targets is not None and len(edited.targets) != len(batch.targets):

@@ -1,8 +1,8 @@
 """When two edits commute, derived from what they declare, and what decides their order when they do not.
 
 One theorem: two edits of a field commute if each one's ``acts`` is disjoint from the other's ``acts`` and ``varies``,
-and their forms agree: a nonlinear map commutes only with a selection, a map with an offset only with averages. Fills
-with one constant commute. All is read off the declarations; no method is named.
+and their forms agree. A nonlinear map commutes only with a selection, and a map with an offset only with averages.
+Fills with one constant commute. All is read off the declarations; no method is named.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["AS_LISTED", "Verdict", "commute", "convention", "hooks_commute"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who comes first of a pair, and why: ``sign`` is -1 (the first), 1 (the second) or 0 (not settled)."""
+    """Which step of a pair comes first, and why: ``sign`` is -1 (the first), 1 (the second) or 0 (not settled)."""
 
     sign: int
     rule: str

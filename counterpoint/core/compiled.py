@@ -32,7 +32,7 @@ _FUSED: dict[str, Any] = {
     "realize_acc_reads_threshold": 1000,
     "realize_opcount_threshold": 10000,
 }
-"""Compiler settings: compute a partner's values anew, and do not write the whole batch down in between."""
+"""Compiler settings: compute a partner's values again instead of storing the whole batch in between."""
 
 
 class Calls(Protocol):

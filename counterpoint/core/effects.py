@@ -32,11 +32,11 @@ class Form(IntEnum):
 class Edit:
     """What a transform does to one field.
 
-    ``needs`` are the kinds it can take; ``gives`` is the kind it leaves, or ``None`` for the kind it took. ``acts``
-    are the axes that it mixes values over, ``varies`` those along which what it does differs. ``fills`` is the
-    constant of which it leaves regions, ``resizes`` says that it changes the extent of an axis.
-    ``differentiable=False`` says that the result has no useful gradient with respect to the field: a field
-    that requires one is then refused.
+    ``needs`` are the kinds it can take; ``gives`` is the kind of the result, or ``None`` for an unchanged kind.
+    ``acts`` are the axes that it mixes values over, ``varies`` those along which the edit differs. ``fills`` is the
+    constant that it fills regions with. ``resizes`` says that it changes the extent of an axis.
+    ``differentiable=False`` says that the result has no useful gradient with respect to the field: a field that
+    requires one is then refused.
     """
 
     needs: frozenset[Kind]
@@ -84,7 +84,7 @@ class Law(Enum):
         _edit(Form.SELECT, acts=[Axis.SAMPLE, Axis.POSITION], varies=[Axis.SAMPLE, Axis.POSITION]),
         _edit(Form.AVERAGE, acts=[Axis.SAMPLE, Axis.POSITION], varies=[Axis.SAMPLE, Axis.POSITION]),
     )
-    """Regions taken from other positions of other samples, with targets by their share, or moved alike (RICAP)."""
+    """Regions from other positions of other samples, with targets mixed by their share or moved with them (RICAP)."""
     FILL = (
         _edit(Form.AFFINE, varies=[Axis.SAMPLE, Axis.POSITION], fills=0.0),
         _edit(Form.SELECT),
@@ -132,7 +132,7 @@ class TransformEffect:
 
     @cached_property
     def signature(self) -> str:
-        """Everything by which it is ordered, as text: effects that share it are ordered alike."""
+        """Everything by which it is ordered, as text: effects with the same text are ordered in the same way."""
         parts = []
         for part, edit in sorted(self.edits.items()):
             axes = f"{'+'.join(sorted(edit.acts))}/{'+'.join(sorted(edit.varies))}"
@@ -157,7 +157,7 @@ class TransformEffect:
 
 
 class Contract(StrEnum):
-    """When steps and hooks are held to what they declare."""
+    """When steps and hooks are checked against their declarations."""
 
     OFF = "off"
     FIRST_STEPS = "first_steps"

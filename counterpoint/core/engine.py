@@ -247,8 +247,8 @@ class Engine:
     def state_dict(self, *, whole: bool = False) -> dict[str, Tensor]:
         """Return what the algorithms remember and the number of batches done, as tensors by flat names.
 
-        ``origin`` holds the plan and the versions, as bytes. Of a sharded model the averages are sharded alike;
-        ``whole`` gathers them, for which all processes must call.
+        ``origin`` holds the plan and the versions, as bytes. The averages of a sharded model are sharded in the same
+        way. ``whole`` gathers them; all processes must call it then.
         """
         own = {"batches": torch.tensor(self.batches), "origin": pack_origin(self.plan)}
         return {**own, **pack_states(self._remembered(), gathered=whole)}

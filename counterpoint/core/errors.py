@@ -60,11 +60,11 @@ __all__ = [
 
 
 CLOSE = 0.75
-"""How much alike two words must be for one to be a slip of the other: 'rand_augment' is no 'trivial_augment'."""
+"""How similar two words must be for one to be a typo of the other: 'rand_augment' is no 'trivial_augment'."""
 
 
 def close_to(word: str, known: Iterable[str]) -> list[str]:
-    """Return up to three known words of which the given one may be a slip, the closest first.
+    """Return up to three known words that the given one may be a typo of, the closest first.
 
     >>> close_to("sdg", ["sgd", "adam"]), close_to("rand_augment", ["trivial_augment"])
     (['sgd'], [])

@@ -1,4 +1,4 @@
-"""A plan in words: its steps by event, the kinds between them, and who decided the order."""
+"""A plan in words: its steps by event, the kinds between them, and the reasons for the order."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _pairs(plan: PlanData) -> Iterator[str]:
 
 
 def _every_pair(plan: PlanData) -> Iterator[str]:
-    """Say of every two steps of a batch, and of every two hooks of a moment, who decided their order."""
+    """Return the reason for the order of every two steps of a batch, and of every two hooks of a moment."""
     yield "order of every pair"
     yield from _decisions(plan, plan.steps, ())
     for event, phase in product(Event, PHASES):

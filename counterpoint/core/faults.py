@@ -15,7 +15,7 @@ CODES = {
     "bad-setting": "a setting is unknown, of the wrong type or out of range",
     "not-an-algorithm": "an item of the list is no name, no mapping with a name, and no algorithm",
     "duplicate-id": "two methods of the list go by one name",
-    "unknown-reference": "`after` or `before` names nobody in the list",
+    "unknown-reference": "`after` or `before` names a method that is not in the list",
     "task-unstated": "the task is not stated, or not known",
     "task-unsupported": "a method has no meaning for the task",
     "inputs-unknown": "the kind of inputs is not known",
@@ -54,12 +54,12 @@ CODES = {
 class Fault:
     """One reason why a composition is refused.
 
-    ``code`` is one of ``CODES`` and stable; ``message`` says what clashes with what, where and why; ``fix`` what to
-    change, in the terms of whoever wrote the composition; ``algorithms`` names the parties, ``event`` the value of the
-    ``Event`` at which they clash. ``remedies`` is the fix as data, for ``counterpoint.core.mend.mend``; empty where
-    only a person can decide. ``ways`` are all ways out that ``fix`` words, the one of ``remedies`` first; those that
-    hold a ``Decide`` leave something to a person. The checker starts from every way that comes into question, and keeps
-    those that lead on.
+    ``code`` is one of ``CODES`` and stable. ``message`` says what conflicts with what, where and why. ``fix`` says what
+    to change, in the terms of the composition. ``algorithms`` names the methods involved, and ``event`` is the value of
+    the ``Event`` where they conflict. ``remedies`` is the fix as data, for ``counterpoint.core.mend.mend``; it is empty
+    if only a person can decide. ``ways`` are all fixes that ``fix`` describes, the one of ``remedies`` first; those
+    with a ``Decide`` leave something to a person. The checker starts from every possible fix, and keeps those that
+    work.
     """
 
     code: str

@@ -1,4 +1,4 @@
-"""Who acts at a span: the hooks of a plan, bound to what they are called with before the span is fired."""
+"""The hooks that run at a span, bound to their arguments before the span is entered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from counterpoint.core.steps import HookStep
 __all__ = ["NOBODY", "Acting", "Bound", "Handler", "Handlers"]
 
 _KEPT = 256
-"""For how many sets of methods each span keeps who acts; methods that act by chance make ever more of them."""
+"""For how many sets of acting methods each span keeps its hooks; methods that act by chance make many sets."""
 
 Bound = tuple[Callable[..., Any], object, Scope]
 """A hook, and the state and the scope that it is called with."""
@@ -35,7 +35,7 @@ class Handler:
 
 
 class Acting(NamedTuple):
-    """Who acts at a span, in each phase in the order of the plan.
+    """The hooks that run at a span, in each phase in the order of the plan.
 
     Hooks around it get a scope of their own each time, since other batches may be opened while they wait.
     """
@@ -77,7 +77,7 @@ class Handlers:
         return list(dict.fromkeys([*replacing, *self.names(Event.UPDATE, Phase.BEFORE, Phase.AROUND)]))
 
     def at(self, event: Event) -> Acting:
-        """Return who acts at a span that is fired now."""
+        """Return the hooks that run at a span that is entered now."""
         known = self._known.get(event)
         if known is None:
             return NOBODY
@@ -89,7 +89,7 @@ class Handlers:
         return self._made(event, frozenset[str]().union(*(one.active for one in concerned)), tuple(concerned))
 
     def forget(self) -> None:
-        """Bind the hooks anew, as what the algorithms remember has been replaced."""
+        """Bind the hooks again, because the state of the algorithms has been replaced."""
         for known in self._known.values():
             known.clear()
 
@@ -130,7 +130,7 @@ class Handlers:
 
 
 def _watched(handler: Handler, model: nn.Module) -> Callable[..., None]:
-    """Return a hook that is held to its declaration."""
+    """Return a hook that is checked against its declaration."""
 
     def call(state: object, scope: Scope) -> None:
         done = watch_hook(Contract.ALWAYS, handler.step.name, handler.step.effect, model)

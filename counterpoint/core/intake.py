@@ -129,15 +129,16 @@ def _has_channels_last(inputs: Tensor) -> bool:
 
 
 def _check_several(plan: PlanData, batch: Batch) -> None:
-    """Check that several input tensors can be edited alike, with draws that are made for the first of them."""
+    """Check that several input tensors can get the same edits, with draws that are made for the first of them."""
     shapes = [tuple(inputs.shape[1:]) for inputs in batch.all_inputs]
     for step in plan.steps:
         edits = [effect.edits[Field.INPUTS] for effect in step.effects if Field.INPUTS in effect.edits]
         within = any((edit.acts | edit.varies) - {Axis.SAMPLE} for edit in edits)
         if within and len(set(shapes)) > 1:
             raise DataError(
-                f"{step.name} edits positions or channels, alike in every input tensor, and their samples have the "
-                f"shapes {', '.join(map(str, shapes))}: give tensors of one shape, or name fewer of them as inputs"
+                f"{step.name} edits positions or channels in the same way in every input tensor, and their samples "
+                f"have the shapes {', '.join(map(str, shapes))}: give tensors of one shape, or name "
+                "fewer of them as inputs"
             )
 
 

@@ -101,9 +101,9 @@ INPUT_KINDS = (IMAGE, BYTES, UNIT, NORMALIZED, FEATURES, TOKENS)
 IMAGES = frozenset({IMAGE, BYTES, UNIT, NORMALIZED})
 """Input kinds that have positions to cut and fill."""
 CONTINUOUS = frozenset({IMAGE, UNIT, NORMALIZED, FEATURES})
-"""Input kinds of which an average has a meaning."""
+"""Input kinds that can be averaged."""
 MIXABLE = frozenset({DENSE, MULTI_HOT, REAL})
-"""Target kinds of which an average has a meaning."""
+"""Target kinds that can be averaged."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ TASKS = {
 class Slot:
     """Something that methods may own: alone, or together where each of them allows it.
 
-    ``code`` names the fault of two owners, ``why`` says what goes wrong with both at work. ``per_batch`` slots are
-    free again for the next batch, so owners whose schedules never meet, or of which one is chosen a batch, may
-    both be listed.
+    ``code`` is the fault of two owners, and ``why`` says what goes wrong if both act. ``per_batch`` slots are free
+    again for the next batch. Two owners may then both be listed if their schedules never overlap, or if one of them is
+    chosen for each batch.
     """
 
     name: str

@@ -54,15 +54,15 @@ class OutputKind:
 class LossSpec:
     """A loss, with the kinds of target it is right for.
 
-    ``function(outputs, targets)`` is right for every kind in ``accepts``. ``claims`` are the slots that the loss
-    owns like any method (``label_smoothing`` claims smoothing). ``ignore_index`` is the class index that marks an
-    ignored position. ``denominator(targets)`` is what a mean divides by, so that the loss of a batch is the sum over
-    its parts of ``function(part) * denominator(part) / denominator(batch)``; ``None`` where parts simply add up.
-    ``each(outputs, targets)`` is the loss of each sample, (N), for methods that compare samples: its mean over the
-    positions that count, weighted as the loss weights them; ``None`` if not known. ``classes`` is the number of
-    classes or labels that its weights are for, ``None`` without such weights. ``outputs`` is what it takes of the
-    model, ``None`` where that is not said. ``settings`` is plain data that tells the loss from others in the plan's
-    fingerprint, by default what ``function``, ``denominator`` and ``each`` show of themselves.
+    ``function(outputs, targets)`` is right for every kind in ``accepts``. ``claims`` are the slots that the loss owns
+    like any method (``label_smoothing`` claims smoothing). ``ignore_index`` is the class index that marks an ignored
+    position. ``denominator(targets)`` is what a mean divides by, so that the loss of a batch is the sum over its parts
+    of ``function(part) * denominator(part) / denominator(batch)``; ``None`` where parts simply add up. ``each(outputs,
+    targets)`` is the loss of each sample, (N), for methods that compare samples: its mean over the positions that
+    count, weighted as the loss weights them; ``None`` if not known. ``classes`` is the number of classes or labels that
+    its weights are for, ``None`` without such weights. ``outputs`` is what it takes of the model, ``None`` where that
+    is not said. ``settings`` is plain data that identifies the loss in the plan's fingerprint; by default it describes
+    ``function``, ``denominator`` and ``each``.
     """
 
     name: str

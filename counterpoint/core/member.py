@@ -14,7 +14,7 @@ from counterpoint.core.schedule import Schedule
 __all__ = ["Member"]
 
 HELD_ALIKE = frozenset({Field.PARAMETERS, Field.GRADIENTS, Field.MODULES, Field.OPTIMIZER})
-"""What all ranks hold alike, and would no more if each edited it by draws of its own."""
+"""What is equal on all ranks, and would differ if each rank edited it by its own draws."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Member:
 
     @cached_property
     def rank_free(self) -> bool:
-        """Whether every rank gets the same draws: as declared, or because it edits what all ranks must hold alike."""
+        """Whether every rank gets the same draws: as declared, or because it edits what must be equal on all ranks."""
         hooks = [hook for leaf in self.leaves for hook in leaf.declaration.hooks]
         return self.algorithm.shared or any(hook.phase is Phase.REPLACE or hook.writes & HELD_ALIKE for hook in hooks)
 

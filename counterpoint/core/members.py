@@ -24,7 +24,7 @@ Resolver = Callable[[str], type[Algorithm[Any]]]
 Enlisted = tuple[list[Member], list[Fault]]
 
 OTHER_NAME = "write one of the registered names; `counterpoint list` shows them"
-MEND_PACKAGE = "mend, upgrade or uninstall the package; `counterpoint list --check` shows each that is broken"
+MEND_PACKAGE = "fix, upgrade or uninstall the package; `counterpoint list --check` shows each that is broken"
 
 
 def enlist(

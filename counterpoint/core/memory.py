@@ -1,4 +1,4 @@
-"""Memory for large results on a CPU, used again once nobody holds it."""
+"""Memory for large results on a CPU, used again once it is freed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LARGE = 1 << 20
 _Piece = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 _KEPT = 2
-"""How many pieces are kept while nobody holds them."""
+"""How many freed buffers are kept."""
 
 
 class _Lent(_Piece):
@@ -31,7 +31,7 @@ class _Lent(_Piece):
 
 
 class Recycler:
-    """Hands out uninitialised tensors, in the memory of earlier ones that nobody holds any more.
+    """A pool of buffers: gives out uninitialised tensors, in the memory of earlier ones that have been freed.
 
     The system hands out large memory page by page, as each is touched, which costs several times what writing to it
     does. A piece comes back when the last tensor in it is gone, views and what autograd has saved included, so that
@@ -72,7 +72,7 @@ class Recycler:
                 break
             if piece.size == size:
                 return piece
-        # NumPy asks the system for huge pages, of which there are 512 times fewer to hand out.
+        # NumPy asks the system for huge pages: it allocates 512 times fewer of them.
         return np.empty(size, np.uint8)
 
 
@@ -80,7 +80,7 @@ _SHARED = Recycler()
 
 
 def empty_like(form: Tensor) -> Tensor:
-    """Return a CPU tensor like ``form``, with any values; a large one in memory that nobody holds any more.
+    """Return a CPU tensor like ``form``, with any values; a large one in a freed buffer.
 
     Two pieces at most are kept for the next call; they serve the whole process.
 

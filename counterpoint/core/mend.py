@@ -17,10 +17,10 @@ WISHES = ("after", "before")
 def mend(
     algorithms: Sequence[object], facts: Mapping[str, Any], remedies: Sequence[Remedy]
 ) -> tuple[list[object], dict[str, Any]]:
-    """Apply remedies to a list of algorithms and to the facts that were stated to ``compose``; both are given anew.
+    """Apply remedies to a list of algorithms and to the facts passed to ``compose``; return new ones.
 
-    Items of the list are instances, names, or mappings with ``name``.
-    Raises ``LookupError`` where a remedy names nobody in the list, or leaves a decision to a person.
+    Items of the list are instances, names, or mappings with ``name``. Raises ``LookupError`` if a remedy names a method
+    that is not in the list, or leaves a decision to a person.
 
     >>> from counterpoint.algorithms import CutMix, MixUp
     >>> from counterpoint.core.remedy import Choose

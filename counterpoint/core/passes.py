@@ -30,13 +30,13 @@ class Part:
 class Passes:
     """Runs forward and backward over the parts of a step; a call is what ``Engine.step`` takes as its closure.
 
-    The loss of each part counts by its share of what the mean over the global batch divides by, that of all parts in
-    all processes together: so the gradient, which processes average, is that of the global batch, but for what a model
-    computes over a batch, such as batch-norm statistics. The loss that a call returns is scaled alike: its mean over
-    the processes is the loss of the global batch. ``outputs`` are those of the first call, on the parameters before the
-    step. ``backward(loss)`` makes the backward pass. Where there are several ``processes``, ``add`` returns the sum of
-    a number over all of them, and ``unsynced()`` a context in which they do not share their gradients: they do so once,
-    in the last part.
+    The global batch is all parts in all processes together. The loss of each part is weighted by its share of the
+    denominator of the global mean. The gradient, averaged over processes, is then that of the global batch, except for
+    what a model computes over a batch, such as batch-norm statistics. The loss that a call returns is scaled in the
+    same way: its mean over the processes is the loss of the global batch. ``outputs`` are those of the first call, on
+    the parameters before the step. ``backward(loss)`` makes the backward pass. With several ``processes``, ``add``
+    returns the sum of a number over all of them. ``unsynced()`` is a context without synchronisation of gradients: they
+    are synchronised once, in the last part.
 
     >>> import counterpoint as cp
     >>> plan = cp.compose([], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=2, inputs="features")

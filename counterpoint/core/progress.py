@@ -34,7 +34,7 @@ class Progress:
         return {"_checks": self._checks, "_seen": {}, "_warned": False}
 
     def start(self) -> None:
-        """Begin the checks anew, as at each start of a loop."""
+        """Restart the checks, as at each start of a loop."""
         self._checks.clear()
 
     def due(self, contract: Contract, names: Iterable[str]) -> bool:

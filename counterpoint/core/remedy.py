@@ -42,7 +42,7 @@ class Set:
 
 @dataclass(frozen=True)
 class DropWish:
-    """Take a name out of the ``after`` or ``before`` of a method; ``key`` says of which."""
+    """Take a name out of the ``after`` or ``before`` of a method; ``key`` is one of the two."""
 
     algorithm: str
     key: str

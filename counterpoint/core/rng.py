@@ -25,10 +25,10 @@ _SMALLEST_SHAPE = 1e-300
 
 
 _FREE: deque[np.random.Generator] = deque(maxlen=16)
-"""Generators that nobody uses any more: a new one asks the system for entropy, which a key makes useless."""
+"""Generators for reuse: a new one asks the system for entropy, which a key makes useless."""
 _ZEROS = np.zeros(4, np.uint64)
 _START = {"bit_generator": "Philox", "buffer": _ZEROS, "buffer_pos": 4, "has_uint32": 0, "uinteger": 0}
-"""The state of a generator of which nothing has been drawn, but for its key."""
+"""The state of a new generator, without its key."""
 
 
 _LARGEST = 1 << 256
@@ -109,10 +109,9 @@ class Rng:
     def beta(self, a: float, b: float, size: Sequence[int] = ()) -> Tensor:
         """Draw float64 numbers from Beta(a, b), of shape ``size``; ``a`` and ``b`` are positive.
 
-        A Beta number is the logistic function of the difference of two log-Gamma numbers. Taking Gamma(a) as
-        Gamma(a + 1) * U ** (1 / a) in log space keeps it right down to tiny ``a``, where Gamma numbers underflow and
-        the plain quotient would be 0 / 0 (Marsaglia and Tsang, ACM TOMS 2000,
-        https://doi.org/10.1145/358407.358414, section 6).
+        A Beta number is the logistic function of the difference of two log-Gamma numbers. Gamma(a) is taken as Gamma(a
+        + 1) * U ** (1 / a) in log space. This is right down to tiny ``a``, where Gamma numbers underflow and the plain
+        quotient would be 0 / 0 (Marsaglia and Tsang, ACM TOMS 2000, https://doi.org/10.1145/358407.358414, section 6).
 
         >>> Rng(17, "beta").beta(1e-6, 1e-6, (4,))
         tensor([1., 0., 0., 0.], dtype=torch.float64)

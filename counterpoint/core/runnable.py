@@ -30,9 +30,9 @@ _LOSS = "plan.loss"
 class Plan(PlanData):
     """An order of steps that has been proved to fit: made by ``compose``, never by hand.
 
-    ``plan(inputs, targets, step=…)`` edits a batch; ``plan.loss(outputs, targets)`` is the loss, exact on the targets
-    that the plan gives; ``plan.order`` names the steps; ``print(plan)`` explains them, with the kinds between
-    and what decided the order; ``plan.fingerprint`` is equal for plans that do the same.
+    ``plan(inputs, targets, step=…)`` edits a batch. ``plan.loss(outputs, targets)`` is the loss, exact on the edited
+    targets. ``plan.order`` names the steps; ``print(plan)`` explains them, with the kinds between them and the reasons
+    for the order. ``plan.fingerprint`` is equal for plans that do the same.
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3, seed=17)

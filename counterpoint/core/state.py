@@ -61,7 +61,7 @@ def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _kept(state: DataclassInstance) -> list[Field[Any]]:
-    """Return the fields that are kept: one with ``init=False`` is a cache, which starts anew."""
+    """Return the fields that are kept: one with ``init=False`` is a cache, which starts empty."""
     return [part for part in fields(state) if part.init]
 
 

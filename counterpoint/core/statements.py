@@ -78,7 +78,7 @@ def _duration(value: object) -> Duration | None:
         return None
     length = Duration.parse(value)
     if length.unit == "dur":
-        raise ValueError(f"{str(length)!r} is a share of itself: state epochs, as '10ep', or batches, as '500ba'")
+        raise ValueError(f"{str(length)!r} is a share of the run: state epochs, as '10ep', or batches, as '500ba'")
     return length
 
 

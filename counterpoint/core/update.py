@@ -95,7 +95,7 @@ class Update:
         return unscaled
 
     def __call__(self, optimizer: Optimizer, loss: Tensor, again: Callable[[], Tensor]) -> None:
-        """Change the parameters; ``again`` makes the passes anew, for an optimizer that needs that."""
+        """Change the parameters; ``again`` repeats the passes, for an optimizer that needs that."""
         if self.function is not None:
             self.function()
         elif takes_closure(optimizer):

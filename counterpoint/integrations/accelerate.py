@@ -30,13 +30,13 @@ class AcceleratedSteps(Generic[_BatchT]):
     with inputs and targets edited, and returns the outputs that the plan's loss takes; by default it is
     ``model(*inputs)``. ``fields`` says where a batch holds its inputs and targets.
 
-    From here on ``accelerator.save_state`` writes what the methods remember to ``counterpoint.safetensors`` beside its
-    own files, and ``load_state`` takes it back, or raises ``CheckpointError`` where that is not whole, of another plan
-    or of other versions; ``allow_changes`` takes the last two.
+    From here on ``accelerator.save_state`` writes the state of the methods to ``counterpoint.safetensors`` next to its
+    own files, and ``load_state`` restores it. It raises ``CheckpointError`` if the state is incomplete, of another plan
+    or of other versions; ``allow_changes`` accepts the last two.
 
-    Raises ``RunError`` where fewer processes know of each other than were started, where Accelerate would divide losses
-    a second time, where the model is split among processes, and where a method repeats the passes of a step in fp16.
-    Raises ``CompositionError`` where Accelerate, the launcher or the model states something else than the plan.
+    Raises ``RunError`` if fewer processes are connected than were started, if Accelerate would divide losses a second
+    time, if the model is sharded, and if a method repeats the passes of a step in fp16. Raises ``CompositionError`` if
+    Accelerate, the launcher or the model states something else than the plan.
 
     >>> import torch, counterpoint as cp
     >>> from counterpoint.integrations.accelerate import AcceleratedSteps
@@ -69,7 +69,7 @@ class AcceleratedSteps(Generic[_BatchT]):
         accelerator.register_load_state_pre_hook(self._load)
 
     def groups(self, loader: Iterable[_BatchT], count: int) -> Iterator[list[_BatchT]]:
-        """Give the batches of a loader in lists of ``count``, of which the last may be shorter: one list a step.
+        """Yield the batches of a loader in lists of ``count``, one list a step; the last may be shorter.
 
         Raises ``CompositionError`` where the loader or ``count`` is not what the plan states.
         """
@@ -86,8 +86,8 @@ class AcceleratedSteps(Generic[_BatchT]):
     def step(self, batches: Sequence[_BatchT], *, donate: bool = False) -> Tensor:
         """Take one optimizer step over some batches of the loader, each of them a device batch, and return the loss.
 
-        Every batch is edited by itself, and counts by its share of what the loss's mean divides by, in all processes
-        together. The mean of the returned losses over the processes is the loss of the global batch. ``donate`` as in
+        Every batch is edited separately, and weighted by its share of the denominator of the loss's mean over all
+        processes. The mean of the returned losses over the processes is the loss of the global batch. ``donate`` as in
         ``Engine.batch``.
         """
         with ExitStack() as opened:

@@ -23,10 +23,10 @@ _BatchT = TypeVar("_BatchT")
 class Fields:
     """Where a batch holds its inputs and its targets.
 
-    ``inputs`` names one or several tensors, which are edited alike; ``targets`` names one. A place is a position in a
-    tuple or list (``0``), a key of a mapping, or a field of a dataclass or named tuple (``"image"``); nested places are
-    dotted (``"views.0"``) or tuples (``("views", 0)``), the latter also for keys that hold dots. What is not named
-    passes through untouched. Raises ``DataError`` where no input is named, or a place twice.
+    ``inputs`` names one or several tensors, which get the same edits; ``targets`` names one. A place is a position in a
+    tuple or list (``0``), a key of a mapping, or a field of a dataclass or named tuple (``"image"``). Nested places are
+    dotted (``"views.0"``) or tuples (``("views", 0)``); use tuples for keys with dots. Other fields are not changed.
+    Raises ``DataError`` if no input is named, or a place is named twice.
 
     A batch of such containers is never changed: ``write`` makes new ones around the tensors, of the same types. Of a
     dataclass it is a shallow copy, for which ``__post_init__`` does not run again.

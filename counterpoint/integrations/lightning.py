@@ -58,9 +58,9 @@ class CounterpointCallback(pl.Callback):
     With ``save_average``, ``state_dict`` in a checkpoint holds the weights for evaluation, and those in training are
     beside it: a checkpoint that was chosen by a metric of the average then loads as the average.
 
-    Raises ``CompositionError`` before training with everything that the plan needs and this loop cannot do,
-    ``RunError`` in training if ``training_step`` does not call the criterion, and ``CheckpointError`` if training is to
-    go on from a checkpoint of another plan or of other versions, which ``allow_changes`` takes.
+    Raises ``CompositionError`` before training with everything that the plan needs and this loop cannot do. Raises
+    ``RunError`` in training if ``training_step`` does not call the criterion. Raises ``CheckpointError`` for a
+    checkpoint of another plan or of other versions, which ``allow_changes`` accepts.
 
     >>> import lightning.pytorch as pl, torch, counterpoint as cp
     >>> from counterpoint.integrations.lightning import CounterpointCallback
@@ -144,7 +144,7 @@ class CounterpointCallback(pl.Callback):
             self.load_state_dict(state)
         elif trainer.state.fn == "fit":
             raise CheckpointError(
-                "the checkpoint is of a run without CounterpointCallback, so that nobody knows which batch comes next: "
+                "the checkpoint is of a run without CounterpointCallback, and does not say which batch comes next: "
                 "start a new run from its weights, by load_from_checkpoint and trainer.fit without ckpt_path"
             )
 

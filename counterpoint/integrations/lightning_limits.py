@@ -102,7 +102,7 @@ def _optimizers(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> 
     if count > 1 and plan.hooks:
         yield _fault(
             plan.hooks,
-            f"acts on the training state, and configure_optimizers returned {count} optimizers, of which each makes "
+            f"acts on the training state, and configure_optimizers returned {count} optimizers, each with "
             "steps of its own",
             "return one optimizer with several param_groups, or leave {names} out",
             Event.STEP,
@@ -133,7 +133,7 @@ def _stated(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iter
     if surgery and others:
         yield _fault(
             surgery,
-            f"changes the model's modules, of which {others[0]} may hold a copy from before",
+            f"changes the model's modules, and {others[0]} may hold a copy from before",
             f"leave {others[0]} out, and list ema or swa in the plan; or leave {{names}} out",
             Event.SETUP,
         )
@@ -155,14 +155,14 @@ def _batches(plan: Plan, module: pl.LightningModule) -> Iterator[Fault]:
         yield _fault(
             changing,
             "changes the kind of the inputs, and Lightning evaluates on batches as they come, which nothing changes",
-            "do that to training and evaluation data alike, in the data set or in on_after_batch_transfer, and tell "
+            "do that to both training and evaluation data, in the data set or in on_after_batch_transfer, and tell "
             "compose by inputs=... what comes out",
             Event.BATCH,
         )
     if "dataloader_iter" in signature(module.training_step).parameters:
         yield _fault(
             plan.steps or plan.hooks,
-            "acts on each batch, and training_step takes dataloader_iter, so that nobody else sees a batch",
+            "acts on each batch, and training_step takes dataloader_iter, so that only training_step sees a batch",
             "write training_step(self, batch, batch_idx)",
             Event.BATCH,
         )
@@ -195,7 +195,7 @@ def _steps(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Itera
         if whole:
             yield _fault(
                 whole,
-                "runs the passes of a step, and in manual optimization training_step makes them by itself",
+                "runs the passes of a step, and in manual optimization training_step makes them",
                 "set self.automatic_optimization = True, or leave {names} out",
                 Event.STEP,
             )

@@ -18,7 +18,7 @@ Part = int | str
 Path = Part | tuple[Part, ...]
 """A place in a batch: a position, a key or the name of a field; dotted or a tuple where it is nested."""
 Keys = tuple[Any, ...]
-"""A place by the keys of its containers, of which it has one path alone."""
+"""A place by the keys of its containers: a single path."""
 
 
 @runtime_checkable
@@ -106,7 +106,7 @@ def held_tensors(batch: object) -> Iterator[tuple[Keys, Tensor]]:
 def written(container: Any, keys: Keys, tensor: Tensor) -> object:
     """Return a container like the given one with a tensor at a place that ``find`` found.
 
-    Raises ``DataError`` for a container that cannot be made anew.
+    Raises ``DataError`` for a container that cannot be rebuilt.
     """
     if not keys:
         return tensor
@@ -117,7 +117,7 @@ def written(container: Any, keys: Keys, tensor: Tensor) -> object:
         return _replaced(container, keys[0], value)
     except TypeError as error:
         raise DataError(
-            f"the {type(container).__name__} that holds {keys[0]!r} cannot be made anew from its items ({error}): use "
+            f"the {type(container).__name__} that holds {keys[0]!r} cannot be rebuilt from its items ({error}): use "
             "a dict, a list, a tuple, a named tuple or a dataclass"
         ) from error
 
@@ -135,7 +135,7 @@ def _replaced(container: Any, key: Any, value: object) -> object:
     if isinstance(container, tuple):
         return type(container)((*container[:key], value, *container[key + 1 :]))
     copied = copy.copy(container)
-    object.__setattr__(copied, key, value)  # a frozen dataclass has no other way that computes no field anew
+    object.__setattr__(copied, key, value)  # no other way sets a field of a frozen dataclass without recomputing others
     return copied
 
 

@@ -54,9 +54,10 @@ class CounterpointTrainer(Trainer):
     plan's on the model's logits, in evaluation too, there on unedited batches and with the evaluation weights.
     ``engine`` is the engine.
 
-    Raises ``CompositionError`` with everything that this loop cannot do with the plan, ``RunError`` for a second run,
-    and ``CheckpointError`` for a checkpoint of another plan or of other versions, which ``allow_changes`` takes, and
-    for one whose names are not the model's. ``NonFiniteLossError`` ends a run whose loss becomes NaN or infinite.
+    Raises ``CompositionError`` with everything that this loop cannot do with the plan, and ``RunError`` for a second
+    run. Raises ``CheckpointError`` for a checkpoint of another plan or of other versions, which ``allow_changes``
+    accepts, and for one whose names are not the model's. Raises ``NonFiniteLossError`` if the loss becomes NaN or
+    infinite.
 
     >>> import torch, counterpoint as cp
     >>> from tempfile import TemporaryDirectory
@@ -257,7 +258,7 @@ class CounterpointTrainer(Trainer):
         return model(**{name: value for name, value in batch.items() if name != self.fields.targets})
 
     def _outputs_for(self, *inputs: Tensor) -> Tensor:
-        """Run the model by itself on its inputs, for methods that look at it."""
+        """Run the model alone on its inputs, for methods that need its outputs."""
         places = [name_of(parts(path)) for path in self.fields.inputs]
         return logits_of(cast(nn.Module, self.model)(**dict(zip(places, inputs, strict=True))))
 

@@ -35,7 +35,7 @@ _OFF = {
     "use_legacy_prediction_loop": "evaluates in a loop of its own, where nothing puts in the evaluation weights",
     "torch_empty_cache_steps": "empties the device's cache in a place that the plan's passes do not reach",
     "fsdp": "splits the weights and gradients that methods work on, which has not been made to work",
-    "deepspeed": "splits the weights and gradients that methods work on, and steps by itself",
+    "deepspeed": "splits the weights and gradients that methods work on, and makes the optimizer step",
     "parallelism_config": "splits the model or the batch over devices, which has not been made to work",
 }
 """Arguments that must stay as they are by default where they are not empty or zero, and why."""
@@ -168,7 +168,7 @@ def _options(plan: Plan, options: Mapping[str, Any]) -> Iterator[Fault]:
             yield _limit(f"{name} would stand for the plan's loss", "give the loss to compose", Event.LOSS)
     if options.get("model_init") is not None:
         yield _limit(
-            "model_init makes the model anew for each run, and a plan is bound to one model and one run",
+            "model_init makes a new model for each run, and a plan is bound to one model and one run",
             "make the model and give model=; for a search, make a Trainer for each trial",
         )
     surgery = _acting(plan, Event.SETUP)

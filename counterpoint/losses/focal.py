@@ -101,7 +101,7 @@ def binary_focal_loss(
         outputs: logits, (N, C) or (N, ...), any float dtype; computed in float32 at least.
         targets: labels between 0 and 1 of the same shape, float32 or float64.
         gamma: how much less the likely labels count, 0 or above.
-        alpha: factor of the positive part, 0 to 1, of which the negative part has the rest; ``None``: both have 1.
+        alpha: factor of the positive part, 0 to 1; that of the negative part is the rest. ``None``: both have 1.
         reduction: ``"none"``, ``"sum"`` or ``"mean"``.
 
     Raises:

@@ -23,7 +23,7 @@ def _wrong_log_probabilities(outputs: Tensor) -> str:
     if outputs.ndim < 2 or outputs.numel() == 0:
         return ""
     sums = outputs.to(torch.promote_types(outputs.dtype, torch.float32)).logsumexp(1)
-    # Rounding moves a log-probability by a share of itself; of C equal classes each is -log(C).
+    # Rounding moves a log-probability by a share of its value; with C equal classes each is -log(C).
     error = _ERROR + torch.finfo(outputs.dtype).eps * (1 + math.log(outputs.shape[1]))
     wrong = sums[sums.isfinite() & (sums.abs() > error)]
     return f"the exponentials of a row add up to {wrong[0].exp().item():.3g}, not to 1" if len(wrong) else ""
@@ -36,7 +36,7 @@ def _wrong_probabilities(outputs: Tensor) -> str:
 
 
 LOGITS = OutputKind("logits", class_axis=True)
-"""Real numbers, of which a softmax or a sigmoid makes probabilities: nothing can be wrong with them."""
+"""Real numbers, the input of a softmax or a sigmoid: no value is wrong."""
 
 LOG_PROBABILITIES = OutputKind(
     "log-probabilities",

@@ -150,12 +150,14 @@ class BinaryFocal(_RegisteredLoss):
     BinaryFocalLoss()
     """
 
-    gamma: float = Field(default=2.0, ge=0, le=1e3, description="how much less the likely labels count; 0: all alike")
+    gamma: float = Field(
+        default=2.0, ge=0, le=1e3, description="how much less the likely labels count; 0: all count the same"
+    )
     alpha: float | None = Field(
         default=None,
         ge=0,
         le=1,
-        description="factor of the positive part, of which the negative part has the rest; none: both have 1",
+        description="factor of the positive part; that of the negative part is the rest; none: both have 1",
     )
 
     def build(self) -> nn.Module:

@@ -54,7 +54,7 @@ FUNCTIONS: tuple[tuple[Callable[..., Tensor], type[nn.Module]], ...] = (
 
 
 def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -> LossSpec | None:
-    """Describe a loss, or return ``None`` where it is unknown and nobody says what it accepts.
+    """Describe a loss, or return ``None`` if it is unknown and ``accepts`` is not given.
 
     Known are, by exact type, ``torch.nn``'s ``CrossEntropyLoss``, ``NLLLoss``, ``BCEWithLogitsLoss``, ``BCELoss``,
     ``KLDivLoss``, ``MSELoss`` and ``L1Loss``, this package's ``FocalLoss``, ``BinaryFocalLoss`` and
@@ -69,8 +69,8 @@ def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -
         accepts: names of target kinds (``"index"``, ``"dense"``, ``"multi_hot"``, ``"continuous"``), or kinds.
 
     Raises:
-        ConfigError: ``accepts`` is empty, holds something that is no target kind, or names a kind that a known
-            loss does not accept; ``loss`` is a class or not callable; a known loss has a setting out of range.
+        ConfigError: ``accepts`` is empty, holds something that is not a target kind, or names a kind that a known
+            loss does not accept. Also if ``loss`` is a class or not callable, or has a setting out of range.
 
     >>> resolve_loss(nn.MSELoss()).accepts == resolve_loss(functional.mse_loss).accepts
     True

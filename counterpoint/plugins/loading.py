@@ -16,8 +16,8 @@ __all__ = ["load"]
 class _OneEntryPoint(NamedExtensionManager[Any]):
     """A manager of the one entry point it is given.
 
-    stevedore's own list of entry points is kept in a cache on disk that forgets which package brought what, stays
-    stale for about a minute after a change, and is written under the user's cache folder.
+    stevedore keeps its list of entry points in a cache under the user's cache folder. The cache does not record which
+    package an entry point is from, and is stale for about a minute after a change.
     """
 
     def __init__(self, point: EntryPoint) -> None:

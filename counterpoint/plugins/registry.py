@@ -42,10 +42,9 @@ class Entry:
 class Registry(Generic[Loaded]):
     """The names of one entry-point group.
 
-    ``group`` is the group, ``noun`` what an error calls one of its things. ``mistake(entry, loaded)`` says what is
-    wrong with a loaded object and how to mend it, or ``None`` where it is what the group expects. The installed
-    packages are read anew at each call, so that a package installed in a running session is found; what ``loader``
-    returns reads them once.
+    ``group`` is the group, ``noun`` the word for one entry in errors. ``mistake(entry, loaded)`` says what is wrong
+    with a loaded object and how to fix it, or returns ``None`` if nothing is. The installed packages are read at each
+    call, so that a package installed in a running session is found; what ``loader`` returns reads them once.
 
     >>> Registry("counterpoint.algorithms", "algorithm").load("mixup")
     <class 'counterpoint.algorithms.mixup.MixUp'>
@@ -130,7 +129,7 @@ def _import(point: importlib.metadata.EntryPoint, entry: Entry, noun: str) -> An
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".rstrip(": ")
         raise BrokenPluginError(
-            f"the {noun} {entry} cannot be loaded: {reason}; mend, upgrade or uninstall {entry.package}"
+            f"the {noun} {entry} cannot be loaded: {reason}; fix, upgrade or uninstall {entry.package}"
         ) from error
 
 

@@ -92,7 +92,7 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"the checkpoint {final} cannot be written: {error}; the ones before it are whole: mend this, and go on "
+            f"the checkpoint {final} cannot be written: {error}; the ones before it are whole: fix this, and go on "
             "with --resume"
         ) from error
     return final

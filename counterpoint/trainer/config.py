@@ -72,7 +72,7 @@ class RunConfig(BaseModel):
         default=0, ge=0, le=10**6, description="processes that load data; 0 loads in the training process"
     )
     strict_order: bool = Field(default=False, description="refuse a composition whose order only the list decides")
-    trackers: _Trackers = Field(default=(), description="experiment trackers that are told of the run, by Accelerate")
+    trackers: _Trackers = Field(default=(), description="experiment trackers that log the run, by Accelerate")
     plugins: _Packages = Field(default=(), description="packages that must be installed for this config")
 
     @field_validator("max_duration")

@@ -24,9 +24,9 @@ _SHOWN = 5
 def data_record(data: DataModule) -> dict[str, Any]:
     """Return what training and evaluation data hold, as plain data.
 
-    The fingerprint is what the data set states of itself, by a method ``fingerprint()`` or as Hugging Face's data sets
-    do. Else it is a digest of the tensors, arrays and lists among its attributes that have an entry for each example.
-    Of a data set without any there is none, and its size is compared alone.
+    The fingerprint is that of the data set's method ``fingerprint()``, or that of Hugging Face's data sets. Otherwise
+    it is a digest of the tensors, arrays and lists among its attributes that have an entry for each example. A data set
+    without any has no fingerprint, and only its size is compared.
     """
     classes = list(data.spec.classes)
     return {"classes": classes, "train": _part(data.train, classes), "evaluation": _part(data.evaluation, classes)}

@@ -44,7 +44,7 @@ def parse_text(text: str, where: str, *, one_line: bool = False) -> Any:
     try:
         return _Document(yaml.parse(text, Loader=_LOADER), where, one_line).read()
     except UnicodeEncodeError:
-        raise ConfigError(f"{where}: not a text in UTF-8; write it anew") from None
+        raise ConfigError(f"{where}: not a text in UTF-8; save it in UTF-8") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{where}: {_problem(error)}") from None
 

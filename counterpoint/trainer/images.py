@@ -162,7 +162,7 @@ def _laid_over(image: Image.Image, background: tuple[int, int, int]) -> Image.Im
 
 
 def _narrowed(image: Image.Image, white: float | None) -> Image.Image:
-    """Scale the numbers of an image of one channel to bytes, of which 255 is white."""
+    """Scale the numbers of an image of one channel to bytes, where 255 is white."""
     numbers = np.asarray(image).astype(np.float64)
     low, high = float(numbers.min()), float(numbers.max())
     top = _white(image) if white is None else white

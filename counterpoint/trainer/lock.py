@@ -25,9 +25,9 @@ LOCK = ".lock"
 def locked(folder: Path) -> Iterator[None]:
     """Make the folder, and let no other process in while this one is; raises ``RunDirectoryError`` if one is in.
 
-    The lock is a record lock on ``.lock``: it ends with this process, however that ends, is not held by processes that
-    this one starts, such as those that load data, and network file systems know it. On systems without record locks,
-    and file systems that refuse them, nothing is locked.
+    The lock is a record lock on ``.lock``. It always ends with this process, is not inherited by processes that this
+    one starts, such as those that load data, and works on network file systems. On systems without record locks, and
+    file systems that refuse them, nothing is locked.
     """
     if sys.platform == "win32":
         yield
@@ -54,7 +54,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is held, so that nobody can have locked this very file
+            path.unlink(missing_ok=True)  # while it is held: no other process can have locked this file
 
 
 def _take(file: IO[str]) -> bool:

@@ -40,7 +40,7 @@ _STEPS_BETWEEN_LOOKS = 16
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be trained, on what, where, who is told and who may end it; without ``folder`` nothing is written."""
+    """The model, the data, the folder, the trackers and the signals of a run; without ``folder`` nothing is written."""
 
     config: RunConfig
     plan: Plan
@@ -100,8 +100,8 @@ class Loop:
 
         A run that is asked to stop ends between two batches or within an evaluation, with a checkpoint.
 
-        Layers such as dropout take their numbers from torch's global generator, which is seeded anew for each step
-        and left at the end as it was found.
+        Layers such as dropout draw from torch's global generator, which is seeded for each step and restored at the
+        end.
         """
         self._report.start(self._total, self.step, self._steps)
         device = self._accelerator.device

@@ -97,7 +97,7 @@ class ClassAccuracy(Metric):
         self.add_state("count", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, labels: Tensor) -> None:
-        """Add a batch: logits (N, C), and class indices (N), of which those out of range count for no class."""
+        """Add a batch: logits (N, C), and class indices (N); indices out of range count for no class."""
         known = (labels >= 0) & (labels < len(self.count))
         labels, predicted = labels[known], outputs.detach().argmax(1)[known]
         self.count += torch.bincount(labels, minlength=len(self.count))

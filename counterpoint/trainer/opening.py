@@ -27,9 +27,9 @@ __all__ = ["Begin", "find_begin", "make_ready"]
 class Begin:
     """Where a run begins: after a checkpoint, or at its first step.
 
-    ``step`` are the device batches done. ``is_finished`` says that nothing is left to train; ``keeps_model`` that the
-    final weights there are whole; ``keeps_metrics`` the same of the metrics; ``keeps_texts`` of config and plan, or
-    that they are those of another run, which is finished.
+    ``step`` are the device batches done. ``is_finished`` says that nothing is left to train, ``keeps_model`` that the
+    final weights there are complete, and ``keeps_metrics`` the same of the metrics. ``keeps_texts`` says it of config
+    and plan, or that they are those of another run, which is finished.
     """
 
     checkpoint: Checkpoint | None = None
@@ -54,9 +54,9 @@ def find_begin(
 ) -> Begin:
     """Find where the run in a folder is to be gone on with, for ``total`` steps; nothing is written.
 
-    A finished run that is to be longer goes on after its last checkpoint. What differs between the run there and this
-    one, as ``differences`` lists it, is told, and so is what is damaged. Final weights, a config and a plan that are
-    damaged are written again. Raises ``CheckpointError`` if anything differs or the metrics are damaged without
+    A finished run that is to be longer goes on after its last checkpoint. Differences between the run there and this
+    one, as ``differences`` lists them, are reported, and so is what is damaged. Final weights, a config and a plan that
+    are damaged are written again. Raises ``CheckpointError`` if anything differs or the metrics are damaged without
     ``allow_changes``, or no checkpoint is whole, and ``RunDirectoryError`` for what cannot be read.
     """
     folder.check_parts()

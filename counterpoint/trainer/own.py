@@ -82,7 +82,7 @@ def asked_batch_size(config: RunConfig, train: Data, given: int | None) -> int:
 
 
 def check_loaders(data: DataModule, ranks: int) -> None:
-    """Raise ``DataError`` for a DataLoader in one of several processes, each of which would get the same batches."""
+    """Raise ``DataError`` for a DataLoader in one of several processes: each would get the same batches."""
     loaders = [name for name in ("train", "evaluation") if isinstance(getattr(data, name), DataLoader)]
     if ranks > 1 and loaders:
         raise DataError(

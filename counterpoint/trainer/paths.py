@@ -33,4 +33,4 @@ def _checked(text: str) -> str:
 
 
 FolderPath = Annotated[str, AfterValidator(_checked)]
-"""The path of a folder, of which ``~`` is the user's home."""
+"""The path of a folder, where ``~`` is the user's home."""

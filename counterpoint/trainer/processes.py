@@ -35,8 +35,8 @@ _SEE = "see docs/distributed.md"
 def make_accelerator(precision: str) -> Accelerator:
     """Make the object that knows devices, processes and mixed precision.
 
-    Raises ``ConfigError`` for a precision that the device cannot compute in, and ``RunError`` if more processes were
-    asked for than there are, or a way of sharing the model among them that the trainer does not know.
+    Raises ``ConfigError`` for a precision that the device cannot compute in. Raises ``RunError`` if more processes were
+    asked for than there are, or a way of sharding the model that the trainer does not support.
     """
     for variable, name in _SHARDING.items():
         if os.environ.get(variable, "false").lower() in ("true", "1"):
@@ -83,8 +83,8 @@ def check_count(known: int, environment: Mapping[str, str]) -> None:
         tasks = int(environment.get(variable, 1))
         if tasks > 1:
             raise RunError(
-                f"{name} started {tasks} tasks ({variable}), which know nothing of each other, so that each would "
-                f"train by itself; start them with torchrun, or unset {variable} if each is a run of its own: {_SEE}"
+                f"{name} started {tasks} tasks ({variable}), which are not connected: each would train a model of "
+                f"its own; start them with torchrun, or unset {variable} if each is a run of its own: {_SEE}"
             )
     if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= environment.keys():
         raise RunError(

@@ -22,7 +22,7 @@ from counterpoint.trainer.spec import DataModule
 __all__ = ["code_changes", "provenance", "summary"]
 
 LIBRARIES = ("accelerate", "numpy", "pillow", "torch")
-"""Packages in other versions of which the same code may compute other numbers."""
+"""Packages whose other versions may compute other numbers with the same code."""
 _HOME = "counterpoint"
 _APART = {"cli", "integrations", "study", "testing", "visual"}
 """Folders of Counterpoint that no run of the trainer needs."""

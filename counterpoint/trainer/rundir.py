@@ -192,5 +192,5 @@ class RunDirectory:
         except OSError as error:
             raise RunError(
                 f"run_dir: {str(self.path)!r} cannot be written any more: {error.strerror}; the checkpoints there are "
-                "whole: mend this, and go on with --resume"
+                "whole: fix this, and go on with --resume"
             ) from error

@@ -42,7 +42,7 @@ class DataSpec:
     ``task`` and ``inputs`` are the words that ``counterpoint.compose`` takes (``"multiclass"``, ``"normalized"``).
     ``input_shape`` is that of one input, images (C, H, W). ``num_classes`` is ``None`` where there are no classes.
     ``classes`` names them in the order of their indices, where they have names. ``mean`` and ``std`` are those of each
-    channel of images, in the scale from 0 to 1, or one for all: where they are stated, the trainer normalises bytes by
+    channel of images, in the scale from 0 to 1, or one for all. If they are stated, the trainer normalises bytes by
     them for a model that takes none. Raises ``DataError`` unless they are equally many and each std is above 0.
 
     >>> DataSpec("multiclass", "normalized", (1, 8, 8), 10).outputs
@@ -71,7 +71,7 @@ class DataSpec:
 
 
 class SizedDataset(Sized, Protocol):
-    """A map-style data set: ``len(data)`` items, of which ``data[index]`` is an ``Example``."""
+    """A map-style data set: ``len(data)`` items; ``data[index]`` is an ``Example``."""
 
     def __getitem__(self, index: int, /) -> Example: ...
 
@@ -81,10 +81,10 @@ Data: TypeAlias = SizedDataset | DataLoader[Any]
 
 
 class RandomDataset(Dataset[Example]):
-    """A map-style data set that makes each example anew in each epoch, such as by random crops.
+    """A map-style data set whose examples are random and differ in each epoch, such as by random crops.
 
-    All randomness comes from the generator that ``example`` receives, which is keyed by (seed, epoch, index): so the
-    examples do not depend on the number of workers, and a run that is resumed sees the same ones.
+    All randomness comes from the generator that ``example`` receives, which is keyed by (seed, epoch, index). The
+    examples do not depend on the number of workers, and a resumed run gets the same ones.
     """
 
     @abstractmethod

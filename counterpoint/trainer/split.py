@@ -56,7 +56,7 @@ def microbatch_notes(plan: Plan, model: nn.Module) -> list[str]:
     if parts == 1:
         return []
     return [
-        f"accumulate: {layers} of the model sees each of {parts} microbatches by itself, so that a step is not that of "
+        f"accumulate: {layers} of the model sees each of {parts} microbatches separately: a step is not that of "
         "the whole device batch"
         for layers in _layers(model)
     ]

@@ -30,7 +30,7 @@ def check_trackers(trackers: Sequence[str], run_dir: str | None) -> None:
 
 
 class Trackers:
-    """Those that are told of a run; none, unless ``tracking`` gives some."""
+    """The trackers that log a run; none, unless ``tracking`` names some."""
 
     def __init__(self, started: Sequence[GeneralTracker] = ()) -> None:
         self._started = started
@@ -45,8 +45,8 @@ class Trackers:
 def tracking(config: RunConfig, plan: Plan, folder: Path, *, step: int) -> Iterator[Trackers]:
     """Start the trackers of a config; those that keep files do it in ``folder``.
 
-    They are told of the config and the plan where the run begins at its first step. Where it goes on after ``step``,
-    TensorBoard forgets what it was told of later ones.
+    They log the config and the plan if the run begins at its first step. If it goes on after ``step``, TensorBoard
+    drops the entries of later steps.
     """
     trackers = [_make(name, folder, step) for name in config.trackers]
     try:

@@ -57,7 +57,7 @@ class Trainer:
         config: a ``RunConfig``, what one is parsed from, or the path of a YAML file.
         model: a model of one's own, instead of the config's. It is trained in place.
         train_data: training data of one's own, instead of the config's: a map-style data set of items (input, target),
-            or a DataLoader of batches of them, which is taken as it is, but for the seeds of its generators.
+            or a DataLoader of batches of them. A DataLoader is used as it is, except for the seeds of its generators.
         eval_data: the same for evaluation.
         batch_size: examples in a device batch of a data set given here; by default that of the config's ``data``, 128
             if the config has none.
@@ -157,10 +157,10 @@ class Trainer:
     def fit(self, *, resume: bool = False, overwrite: bool = False, allow_changes: bool = False) -> Summary:
         """Train to the end, once.
 
-        ``resume`` goes on from the last whole checkpoint in ``run_dir``, or starts afresh if there is none; a finished
-        run stays as it is. ``overwrite`` deletes the run in ``run_dir`` first. ``allow_changes`` goes on with a run
-        that differs from this one, and says how, as far as its checkpoint fits the model, the optimizer and the
-        methods; a finished run that is to be longer is gone on with.
+        ``resume`` goes on from the last complete checkpoint in ``run_dir``, or starts a new run if there is none; a
+        finished run is not changed. ``overwrite`` deletes the run in ``run_dir`` first. ``allow_changes`` resumes a run
+        that differs from this one and reports the differences. Its checkpoint must fit the model, the optimizer and the
+        methods. A finished run goes on if ``max_duration`` is now longer.
 
         In the main thread, SIGINT and SIGTERM end the run after the batch at hand, with a checkpoint, and then do what
         they would have done without this.

@@ -1,4 +1,4 @@
-"""Noticing a loss that is no number, with what led to it."""
+"""Stop on a NaN or infinite loss, and report what led to it."""
 
 from __future__ import annotations
 

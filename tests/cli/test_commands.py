@@ -58,7 +58,7 @@ def test_check_says_what_microbatches_change(folder: Path, run: Run) -> None:
     """For the methods by the plan, and for the model after it."""
     text = (HEAD + METHODS).replace("model: mlp", "model: small_cnn")
     (folder / "run.yaml").write_text(text)
-    told = "accumulate: batch norm (3 layers) of the model sees each of 2 microbatches by itself"
+    told = "accumulate: batch norm (3 layers) of the model sees each of 2 microbatches separately"
     out = run("check", "run.yaml", "accumulate=2").out
     assert "each device batch is edited whole, then split into 2" in out
     assert told in out

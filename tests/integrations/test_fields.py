@@ -287,7 +287,7 @@ def test_a_container_that_cannot_be_made_anew_is_refused() -> None:
         def __new__(cls, one: Any, two: Any) -> Odd:
             return super().__new__(cls, (one, two))
 
-    with pytest.raises(cp.DataError, match="the Odd that holds 0 cannot be made anew"):
+    with pytest.raises(cp.DataError, match="the Odd that holds 0 cannot be rebuilt"):
         FIRST_AND_SECOND.write(Odd(torch.zeros(1), torch.zeros(1)), [torch.ones(1)], torch.ones(1))
 
 

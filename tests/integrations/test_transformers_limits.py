@@ -112,7 +112,7 @@ def test_losses_that_would_stand_for_the_plans(tmp_path: Path) -> None:
 
 def test_a_model_that_is_made_anew(tmp_path: Path) -> None:
     ((message, fix),) = faults(tmp_path, None, None, {"model_init": hf.net})
-    assert message.startswith("loop-limit: model_init makes the model anew")
+    assert message.startswith("loop-limit: model_init makes a new model")
     assert "give model=" in fix
 
 

@@ -75,7 +75,7 @@ def test_what_a_model_computes_over_a_batch_is_told(tmp_path: Path, capsys: pyte
     model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.1), nn.Linear(8, CLASSES))
     trainer = _train(tmp_path, 2, model=model, algorithms=[])
     told = [
-        f"accumulate: {layers} of the model sees each of 2 microbatches by itself, so that a step is not that of the "
+        f"accumulate: {layers} of the model sees each of 2 microbatches separately: a step is not that of the "
         "whole device batch"
         for layers in ("batch norm (1 layer)", "dropout (1 layer)")
     ]

@@ -86,7 +86,7 @@ def test_a_full_disk_ends_a_run_that_goes_on_when_there_is_room(
         assert main(["train", str(file)]) == 1
     error = capsys.readouterr().err
     assert re.search(message, error)
-    assert "whole: mend this, and go on with --resume" in error
+    assert "whole: fix this, and go on with --resume" in error
     assert "Traceback" not in error
     assert [path.name for path in list_checkpoints(folder / "checkpoints")] == left
     assert not list(folder.rglob(".*"))
