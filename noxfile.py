@@ -40,7 +40,7 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def fast(session: nox.Session) -> None:
     """Run the tests of each save, until the first failure; arguments after ``--`` go to pytest."""
-    session.run("pytest", "-m", "not slow", "-x", "-q", *session.posargs)
+    session.run("pytest", "-m", "not slow", "-x", "-q", "--durations=5", "--durations-min=0.5", *session.posargs)
 
 
 @nox.session

@@ -224,6 +224,7 @@ def test_checking_a_duplicate_and_a_name_gone(install) -> None:
     assert isinstance(gone, PluginError)
 
 
+@pytest.mark.slow
 def test_loading_writes_nothing_under_the_home_folder(install, tmp_path: Path) -> None:
     site = install("thing", {"counterpoint.models": {"thing": "thing_module:Thing"}}, {"thing_module": SETTINGS})
     home = tmp_path / "home"

@@ -62,6 +62,7 @@ def test_the_lock_ends_with_its_process_and_not_with_those_it_has_started(tmp_pa
     assert not list((tmp_path / "run").iterdir())
 
 
+@pytest.mark.slow
 def test_a_run_is_locked_as_long_as_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from counterpoint.trainer.loop import Loop
 

@@ -23,6 +23,8 @@ COUNTS = {"two": 2, "four": 4}
 ROUNDING = {"rtol": 1e-4, "atol": 1e-6}
 """Sums of gradients in another order, in float32."""
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -63,7 +65,6 @@ def assert_close(first: Path, second: Path) -> None:
         assert line == {key: pytest.approx(value, rel=1e-5) for key, value in expected.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("run", ["means", "parts"])
 @pytest.mark.parametrize("group", COUNTS)
 def test_processes_train_what_one_would(group: str, run: str, folder: Path, alone: Path) -> None:
@@ -74,14 +75,12 @@ def test_processes_train_what_one_would(group: str, run: str, folder: Path, alon
     assert_close(alone / "means", folder / group / run)
 
 
-@pytest.mark.slow
 def test_a_run_from_a_config(folder: Path, tmp_path: Path) -> None:
     methods = ["ema", {"name": "sam", "rho": 0.3, "every": 2}, {"name": "gradient_clipping", "threshold": 0.2}]
     cp.Trainer(config(tmp_path, max_duration="4ba", eval_every="2ba", algorithms=methods, accumulate=2)).fit()
     assert_close(tmp_path, folder / "two" / "methods")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["whole_models", "sharded_models"])
 @pytest.mark.parametrize("group", COUNTS)
 def test_loops_of_ones_own_train_what_one_process_would(group: str, kind: str, folder: Path) -> None:
@@ -145,14 +144,12 @@ def test_a_run_is_gone_on_with_bit_for_bit(folder: Path) -> None:
     assert lines(folder / "two" / "through") == lines(folder / "two" / "cut")
 
 
-@pytest.mark.slow
 def test_one_process_goes_on_where_two_began(folder: Path, alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train_uneven(folder / "two" / "fewer", 1, resume=True, algorithms=UNMIXED)
     assert "resumed after step 4 (begun by 2 processes)" in capsys.readouterr().out
     assert_close(alone / "fewer", folder / "two" / "fewer")
 
 
-@pytest.mark.slow
 def test_another_number_of_processes_is_refused_where_training_would_differ(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="processes: were 2, are 1: pair_mix would get other draws, or act among"):
         train_uneven(folder / "two" / "means", 1, resume=True)

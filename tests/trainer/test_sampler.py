@@ -67,6 +67,7 @@ def test_fewer_examples_than_processes() -> None:
         EpochSampler(1, 8, seed=0, ranks=2)
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_with_and_without_workers(tmp_path: Path) -> None:
     write_images(tmp_path, count=5)
     data = ImageFolder(root=str(tmp_path), size=8, batch_size=3).build().train
