@@ -1,4 +1,4 @@
-"""Counterpoint: training methods that are each free and still fit together.
+"""Counterpoint: training methods that are ordered and checked against each other.
 
 Importing it loads nothing else: every name below is imported when it is first used.
 """

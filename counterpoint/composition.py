@@ -1,4 +1,4 @@
-"""The checker bound to what is installed: names come from the registry, losses are known by their modules."""
+"""Compose methods by their registered names, with losses that are known by their modules."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def compose(
     Args:
         algorithms: Instances, registered names, or mappings with ``name`` and settings.
         loss: A module, a callable of (outputs, targets), a registered name or mapping, or ``None`` for a plan without.
-        loss_accepts: For a loss of one's own, the kinds of target it is right for, as ``{"index", "dense"}``.
+        loss_accepts: For your own loss, the kinds of target that it accepts, such as ``{"index", "dense"}``.
         task: ``multiclass``, ``segmentation``, ``multilabel`` or ``regression``; it is never guessed.
         num_classes: Number of classes, needed where targets must become dense.
         inputs: ``image``, ``bytes``, ``unit``, ``normalized``, ``features`` or ``tokens``.
-        batch_size: Samples in a device batch; needed by what counts them.
+        batch_size: Samples in a device batch; needed by methods that count samples.
         steps_per_epoch: Device batches in an epoch; needed where a method counts epochs.
         max_duration: Length of the run; needed where a method counts shares of it.
         seed: Key of every draw.
@@ -85,7 +85,7 @@ def compose(
 
 
 def _items(algorithms: object) -> tuple[object, ...]:
-    """Return the items of the list; what is no list has none."""
+    """Return the items of the list; none if it is not a list."""
     listed = isinstance(algorithms, Sequence) and not isinstance(algorithms, str | bytes | bytearray)
     return tuple(algorithms) if listed and isinstance(algorithms, Sequence) else ()
 
@@ -130,7 +130,7 @@ def _checked(
 
 
 def _catalog() -> Catalog:
-    """Return what is registered, for fixes; what cannot be loaded is left out."""
+    """Return the registered names for fixes, without those that cannot be loaded."""
     return Catalog("one_of", ALGORITHMS.names, lambda: _loaded(ALGORITHMS).values(), _accepted)
 
 

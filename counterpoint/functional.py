@@ -1,7 +1,7 @@
-"""The methods' pure functions in one place: what is drawn is passed in, and the class axis is 1.
+"""The methods' pure functions in one place: draws are arguments, and the class axis is 1.
 
 Arguments are checked: one of another type, dtype, shape or layout raises ``ArgumentError`` or ``DataError``. Values are
-checked on the CPU only, so that nothing waits for another device.
+checked only on the CPU, to avoid synchronisation with another device.
 """
 
 from __future__ import annotations

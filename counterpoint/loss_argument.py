@@ -1,4 +1,4 @@
-"""The loss that a user gives to ``compose``: described, or every fault that it has, with the ways out."""
+"""Describe the loss that a user passes to ``compose``, or return all of its faults with their fixes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _described(
     terms: Terms,
     faults: list[Fault],
 ) -> LossSpec | None:
-    """Describe the loss, or say why that cannot be done: its name, its settings, or what it is said to accept."""
+    """Describe the loss, or report what is wrong with its name, its settings or ``loss_accepts``."""
     loss = _built(given, others, faults) if isinstance(given, str | Mapping) else given
     if loss is None:
         return None

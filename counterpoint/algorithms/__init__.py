@@ -1,6 +1,6 @@
 """The built-in methods: one file each, its pure functions first, its algorithm second.
 
-Nothing is imported until it is asked for.
+Each is imported when it is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What methods that evaluate on averaged weights share: the average, its updates, and its place in an evaluation."""
+"""The base of methods that evaluate with averaged weights: the average, its updates, and its use in an evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from counterpoint.core.wrappers import named_tensors
 __all__ = ["Average", "WeightAverage", "moving_average"]
 
 _BLOCK = 1 << 18
-"""How many elements are moved at a time on the CPU: as many as its caches hold."""
+"""How many elements are updated at a time on the CPU: as many as fit into its caches."""
 
 _together: Callable[[float], Callable[..., None]] = get_ema_multi_avg_fn
 
@@ -49,11 +49,11 @@ class Average:
     weights: dict[str, Tensor]
     updates: Tensor
     careful: set[str] | None = field(default=None, init=False, repr=False, compare=False)
-    """Of tensors on an accelerator, those with infinite or huge values, found once: each look waits for the device."""
+    """The tensors on an accelerator that have infinite or huge values, found once: each check waits for the device."""
 
 
 class WeightAverage(Algorithm[None], name="weight_average"):
-    """Keep an average of the weights beside the model, and evaluate and export the model with it.
+    """Keep an average of the weights, and evaluate and export the model with it.
 
     A subclass defines in ``decay_of`` how much of the average an update keeps; the first update copies the weights.
     Floating and complex buffers, such as batch norm's statistics, are averaged in the same way; those of integers and
@@ -115,7 +115,7 @@ def _put(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _is_averaged(value: Tensor) -> bool:
-    """Whether a tensor has a mean; others follow the model."""
+    """Whether a tensor can be averaged; others are copied from the model."""
     return value.layout is torch.strided and (value.is_floating_point() or value.is_complex())
 
 
@@ -147,7 +147,7 @@ def _move(state: Average, averaged: Mapping[str, tuple[Tensor, Tensor]], decay: 
     if away and state.careful is None:
         state.careful = {name for name, pair in away.items() if not _is_ordinary(*pair)}
     together = [pair for name, pair in away.items() if name not in (state.careful or ())]
-    if together:  # all at once: in a few kernels, however many tensors a model has
+    if together:  # all at once: a few kernels for any number of tensors
         _together(decay)([average for average, _ in together], [value for _, value in together], 0)
     for name, pair in averaged.items():
         if name not in away or name in (state.careful or ()):
@@ -170,7 +170,7 @@ def _move_one(average: Tensor, value: Tensor, decay: float) -> None:
 
 
 def _move_block(average: Tensor, value: Tensor, decay: float) -> None:
-    """Move an average by lerp, and where that is not finite by the definition, which no infinite value spoils."""
+    """Move an average by lerp, and where the result is not finite, by the definition, for infinite values."""
     moved = torch.lerp(average, value, 1 - decay)
     if math.isfinite(moved.sum().item()):
         average.copy_(moved)

@@ -95,7 +95,7 @@ def _blur(
 
 
 def _constant(size: int) -> int:
-    """Return a size that stays what it is in a traced graph: ONNX needs the number of groups as a constant."""
+    """Return a size as a constant of a traced graph: ONNX needs the number of groups as a constant."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Converting a tensor to a Python integer")
         return int(size)
@@ -104,8 +104,8 @@ def _constant(size: int) -> int:
 class Blur2d(nn.Module):
     """Blurs images along the axes whose ``stride`` is above 1, with ``size`` taps, and subsamples if ``subsample``.
 
-    Maps (N, C, H, W) to (N, C, H, W), or (N, C, ceil(H / SH), ceil(W / SW)). The filter is a buffer, so that a model
-    without the blur refuses this one's ``state_dict`` rather than compute something else with it. ``torch.jit``,
+    Maps (N, C, H, W) to (N, C, H, W), or (N, C, ceil(H / SH), ceil(W / SW)). The filter is a buffer: loading this
+    module's ``state_dict`` into a model without the blur fails instead of changing the result. ``torch.jit``,
     ``torch.fx``, ``torch.export`` and ``torch.onnx`` take it, with batch size, height and width as dynamic sizes.
     """
 
@@ -136,7 +136,7 @@ class Blur2d(nn.Module):
 
 
 class BlurConv2d(nn.Module):
-    """A strided convolution whose input is blurred; ``conv`` is the convolution as it was."""
+    """A strided convolution whose input is blurred; ``conv`` is the original convolution."""
 
     def __init__(self, conv: nn.Conv2d, size: int, padding: Padding) -> None:
         super().__init__()
@@ -172,12 +172,12 @@ def replace_strided(
     max_pools: bool = True,
     min_channels: int = 16,
 ) -> int:
-    """Put a blur to each strided convolution and max pooling inside a model, in place; return how many there are.
+    """Add a blur to each strided convolution and max pooling of a model, in place; return how many there are.
 
     A convolution becomes a ``BlurConv2d`` that holds it, with the same parameter objects; max pooling a
-    ``BlurMaxPool2d``. The shapes of all features stay as they were. Convolutions of fewer than ``min_channels`` input
-    channels, pooling with ``ceil_mode`` or ``return_indices``, and what has a blur already stay as they are. A module
-    that stands in several places is replaced by one that stands in all of them.
+    ``BlurMaxPool2d``. The shapes of all features stay as they were. Not replaced are convolutions of fewer than
+    ``min_channels`` input channels, pooling with ``ceil_mode`` or ``return_indices``, and modules with a blur. A module
+    that is used in several places is replaced by the same new module in all of them.
 
     >>> model = nn.Sequential(nn.Conv2d(16, 16, 3, stride=2, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     >>> replace_strided(model)
@@ -201,7 +201,7 @@ def replace_strided(
 def _strided(
     model: nn.Module, convolutions: bool, max_pools: bool, min_channels: int
 ) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Yield what is to be replaced, with its parent and its name there; once for each place where it stands."""
+    """Yield the modules to replace, with their parents and their names there; once for each place."""
     for parent in model.modules():
         if isinstance(parent, BlurConv2d | BlurMaxPool2d):
             continue
@@ -222,8 +222,8 @@ class BlurPool(Algorithm[None], name="blurpool"):
     Before training, each strided convolution gets a blurred input, and each strided max pooling becomes pooling at
     every position followed by a blur that subsamples. The filter is binomial, of ``filter_size`` taps, along the axes
     that are subsampled. Parameters and the shapes of all features stay as they were. The optimizer must come
-    afterwards: ``Engine(plan, model=model)`` first. ``replace_strided`` does the same to a model of one's own, into
-    which trained weights can then be loaded. A model with nothing to replace is refused (``nothing-to-replace``).
+    afterwards: ``Engine(plan, model=model)`` first. ``replace_strided`` does the same to your own model, which can then
+        load trained weights. A model with nothing to replace is refused (``nothing-to-replace``).
 
     >>> BlurPool(filter_size=5).padding
     'replicate'
@@ -245,7 +245,7 @@ class BlurPool(Algorithm[None], name="blurpool"):
     )
 
     def misfits(self, model: nn.Module) -> Iterable[Fault]:
-        """Ask for at least one module to replace."""
+        """Require at least one module to replace."""
         if any(_strided(model, self.convolutions, self.max_pools, self.min_channels)):
             return
         wanted = [f"Conv2d of at least {self.min_channels} input channels"] if self.convolutions else []

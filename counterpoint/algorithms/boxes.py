@@ -21,7 +21,7 @@ def clipped_boxes(
 
 def inside(boxes: Tensor, height: int, width: int) -> Tensor:
     """Return for boxes of shape (..., 4) which pixels lie inside, as booleans of shape (..., H, W)."""
-    # Of 64-bit integers a vector register holds half as many; no image is so large.
+    # A vector register holds half as many 64-bit integers, and no image needs them.
     left, top, right, bottom = boxes.to(torch.int32)[..., None, None, :].unbind(-1)
     rows, columns = _places(height, boxes.device)[:, None], _places(width, boxes.device)
     return ((rows >= top) & (rows < bottom)) & ((columns >= left) & (columns < right))
@@ -37,7 +37,7 @@ def beyond(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 def _places(count: int, device: torch.device) -> Tensor:
     """Return the numbers from 0 to ``count - 1``, int32."""
     if device.type == "cpu" and torch.compiler.is_compiling():
-        # A compiled range is put together lane by lane, wherever it is used; a table is loaded.
+        # A compiled range is built lane by lane wherever it is used; a table is loaded.
         return torch.tensor(list(range(count)), dtype=torch.int32)
     return torch.arange(count, device=device, dtype=torch.int32)
 

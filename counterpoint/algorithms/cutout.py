@@ -65,7 +65,7 @@ def _fill_by_bits(values: Tensor, boxes: Tensor, fill: float, *, out: Tensor) ->
 
 
 def ignore_holes(targets: Tensor, boxes: Tensor) -> Tensor:
-    """Let no position inside any of the boxes count: its row becomes all-zero.
+    """Ignore the positions inside any of the boxes: their rows become zero.
 
     ``targets`` is dense with a row for each pixel, (N, C, H, W); ``boxes`` is (N or 1, K, 4), int64 XYXY, ends
     exclusive. Rows outside all boxes keep their bits. Raises ``DataError`` for targets of another form.
@@ -82,9 +82,9 @@ def ignore_holes(targets: Tensor, boxes: Tensor) -> Tensor:
 class CutOut(Algorithm[Tensor], name="cutout"):
     """Replace square regions of each image by a constant.
 
-    Each of ``num_holes`` squares has the side ``int(length * min(H, W))`` and a centre that is uniform over the image,
-    so that a square is clipped where it crosses the border. Targets stay as they are, but for ``masks="ignore"``, which
-    lets the hidden pixels of a segmentation count no more.
+    Each of ``num_holes`` squares has the side ``int(length * min(H, W))`` and a centre that is uniform over the image;
+    it is clipped at the border. Targets are not changed, except with ``masks="ignore"``: the hidden pixels of a
+    segmentation are then ignored.
 
     >>> CutOut(length=0.25, fill=0.5, space="unit").fill
     0.5
@@ -120,7 +120,7 @@ class CutOut(Algorithm[Tensor], name="cutout"):
         return self.fill.is_integer() and 0 <= self.fill <= 255
 
     def declared(self) -> Declaration:
-        """Narrow the declaration to this fill, to images that can hold it, and to what becomes of masks."""
+        """Narrow the declaration to this fill, to images that can hold it, and to the edit of masks."""
         needs = K.IMAGES if self.space is None else frozenset(kind for kind in K.IMAGES if kind.name == self.space)
         needs = needs if self._is_byte else needs - {K.BYTES}
         varies = frozenset({K.Axis.SAMPLE, K.Axis.POSITION} if self.per_sample else {K.Axis.POSITION})

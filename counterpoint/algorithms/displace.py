@@ -91,8 +91,8 @@ def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _matrices(strength: Tensor, *, place: int) -> Tensor:
-    """Return matrices that leave everything where it is, but for one number."""
-    # Made where they are used: a copy from the host would wait for the device.
+    """Return identity matrices with one number replaced."""
+    # Created on the device: a copy from the host would wait for it.
     matrices = torch.eye(2, 3, dtype=torch.float64, device=strength.device).flatten().repeat(len(strength), 1)
     matrices[:, place] = strength.double()
     return matrices

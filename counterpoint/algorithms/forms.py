@@ -1,9 +1,9 @@
 """Forms of an edit: in passes over the whole batch, or sample by sample while a sample is in the cache.
 
-A pass over a large batch waits for memory, and memory that is new for each batch costs several times more again. So on
-a CPU samples from a certain size on are edited one after the other, in the batch's own memory where that may be
-written, else in memory that is used again. On other devices, in a compiled plan and where gradients are tracked, an
-edit is a few operations on the whole batch, and the host reads no draw.
+A pass over a large batch is limited by memory, and newly allocated memory costs several times more. On a CPU large
+samples are therefore edited one after the other: in place if the batch may be written to, otherwise in reused memory.
+On other devices, in a compiled plan and where gradients are tracked, an edit is a few operations on the whole batch,
+and the host reads no draw.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 FROM_BYTES = {"fill": 80 << 10, "mix": 48 << 10, "paste": 20 << 10, "paste each": 4 << 10}
-"""Bytes of a sample from which an edit goes sample by sample; ``python -m benchmarks.forms`` times both forms."""
+"""Smallest size in bytes of a sample that is edited alone; ``python -m benchmarks.forms`` times both forms."""
 
 BLOCK = 2 << 20
 """Bytes that stay in cache between the passes of an edit that needs no partners."""
@@ -48,14 +48,14 @@ def in_passes(*tensors: Tensor) -> bool:
 
 
 def one_by_one(values: Tensor, edit: str) -> bool:
-    """Whether samples are large enough to be edited one by one, and each has memory of its own."""
+    """Whether samples are large enough to be edited one by one, and do not share memory."""
     return 0 < values.nbytes >= FROM_BYTES[edit] * len(values) and (
         values.is_contiguous() or values.is_contiguous(memory_format=torch.channels_last)
     )
 
 
 def gathered(values: Tensor, perm: Tensor) -> Tensor:
-    """Return ``values[perm]`` of CPU values in memory used again, by whole rows, which takes a tenth of the time.
+    """Return ``values[perm]`` of CPU values in reused memory, by whole rows, which takes a tenth of the time.
 
     ``perm`` counts from the front.
     """
@@ -63,7 +63,7 @@ def gathered(values: Tensor, perm: Tensor) -> Tensor:
 
 
 def from_front(perm: Tensor) -> Tensor:
-    """Return indices counted from the front, of such as may be counted from the end.
+    """Return non-negative indices for indices that may be negative.
 
     >>> from_front(torch.tensor([0, -1, 1]))
     tensor([0, 2, 1])
@@ -107,7 +107,7 @@ def partners(
 
 
 def mark_written(values: Tensor) -> None:
-    """Tell autograd that values were written to through NumPy, so that it refuses to use what it saved of them."""
+    """Mark values that were written to through NumPy as changed, so that autograd does not use saved ones."""
     if not values.is_inference():
         torch.autograd.graph.increment_version(values)
 

@@ -19,7 +19,7 @@ class GradientClipping(Algorithm[None], name="gradient_clipping"):
 
     By ``norm``, all gradients together are scaled by ``min(1, threshold / (norm + 1e-6))``, where ``norm`` is the
     Euclidean norm over all parameters that the optimizer holds. By ``value``, each value is moved between
-    ``-threshold`` and ``threshold``. It sees the gradient of the whole device batch, however many microbatches made it.
+    ``-threshold`` and ``threshold``. It acts on the gradient of the whole device batch, for any number of microbatches.
 
     >>> GradientClipping(by="value", threshold=0.5).by
     'value'

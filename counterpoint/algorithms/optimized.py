@@ -1,4 +1,4 @@
-"""What methods that work on gradients share: the parameters that a step changes."""
+"""The parameters that a step changes, for methods that edit gradients."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["dense_gradient", "optimized"]
 def optimized(optimizer: Optimizer) -> list[nn.Parameter]:
     """Return the parameters that the optimizer holds and that have a gradient.
 
-    The model's other parameters may have one too, which nothing zeroes and no step uses.
+    Other parameters of the model may have one too, but it is never zeroed or used.
 
     >>> import torch
     >>> body, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)

@@ -1,4 +1,4 @@
-"""SAM: step along the gradient at the worst point nearby, to find minima whose neighbourhood is low as well."""
+"""SAM: step along the gradient at the worst point nearby, to find flat minima."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def sam_perturbation(
 @contextmanager
 def _perturbed(parameters: Sequence[nn.Parameter], perturbations: Sequence[Tensor]) -> Iterator[None]:
     """Add perturbations for as long as the context lasts; then the weights are back, bit for bit."""
-    # Subtracting what was added would not do: w + e - e differs from w by rounding.
+    # Subtracting what was added is not exact: w + e - e differs from w by rounding.
     kept = [parameter.detach().clone() for parameter in parameters]
     try:
         with torch.no_grad():

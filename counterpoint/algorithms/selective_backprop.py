@@ -44,11 +44,11 @@ def select_by_loss(losses: Tensor, keys: Tensor, keep: int, beta: float) -> Tens
 class SelectiveBackprop(Algorithm[Tensor], name="selective_backprop"):
     """Train on the samples of each batch that the model finds hard.
 
-    An extra forward pass, in evaluation mode and without gradients, finds the loss of each sample of the batch as the
-    data gave it, before any other method edits it. ``round(keep * N)`` samples of N stay, at least one, in the order of
-    the batch; all else, other methods and the training pass, sees those alone. With ``selection="sample"`` they are
-    drawn with probability proportional to ``percentile(loss) ** beta``; with ``"top"`` they are those of the highest
-    losses. The loss must be one that gives the loss of each sample (else ``no-sample-losses``).
+    An extra forward pass, in evaluation mode and without gradients, computes the loss of each sample of the unedited
+    batch. ``round(keep * N)`` samples of N are kept, at least one, in the order of the batch. Other methods and the
+    training pass get only these. With ``selection="sample"`` they are drawn with probability proportional to
+    ``percentile(loss) ** beta``; with ``"top"`` they are those of the highest losses. The loss must support losses of
+    single samples (otherwise ``no-sample-losses``).
 
     >>> SelectiveBackprop(keep=0.25).sharpness
     3.0

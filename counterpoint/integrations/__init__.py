@@ -1,1 +1,1 @@
-"""Counterpoint in other people's training loops: one file a loop, each importing its loop only when it is imported."""
+"""Counterpoint in other training loops: one file for each, which imports the loop's library."""

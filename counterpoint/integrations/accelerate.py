@@ -1,4 +1,4 @@
-"""A plan in a loop on Hugging Face Accelerate: the optimizer step, and what the methods remember in its checkpoints."""
+"""A plan in a loop on Hugging Face Accelerate: the optimizer step, and the state of the methods in its checkpoints."""
 
 from __future__ import annotations
 

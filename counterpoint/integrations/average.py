@@ -1,4 +1,4 @@
-"""The average of the weights, out of a checkpoint of any loop."""
+"""Load the average of the weights from a checkpoint of any loop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss modules of a model beside the plan's loss: whether they compute the same, and a plan that takes one of them."""
+"""Compare the loss modules of a model with the plan's loss, and compose a plan with one of them."""
 
 from __future__ import annotations
 

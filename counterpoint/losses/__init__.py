@@ -1,6 +1,6 @@
 """What each known loss accepts, and its exact form on dense targets.
 
-Nothing is imported until it is asked for: a plan needs none of the settings that a config can name.
+Each name is imported when it is first used, because a plan needs none of the settings that a config can name.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
-"""What becomes of the losses of single positions: left as they are, added, or averaged."""
+"""The reduction of the losses of single positions: none, their sum, or their mean."""
 REDUCTIONS: tuple[Reduction, ...] = ("none", "sum", "mean")
 
 
@@ -101,7 +101,7 @@ def sample_means(run: Callable[..., Tensor], outputs: Tensor, targets: Tensor) -
 
 
 def weighed_classes(*weights: Tensor | None) -> int | None:
-    """Return the number of classes that weights are for; ``None`` where none is given or one weight serves all.
+    """Return the number of classes that weights are for; ``None`` without weights or with one weight for all classes.
 
     >>> weighed_classes(None, torch.ones(3)), weighed_classes(torch.ones(4, 1)), weighed_classes(torch.tensor(2.0))
     (3, None, None)

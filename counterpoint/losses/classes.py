@@ -1,4 +1,4 @@
-"""What the losses over classes share: checks, weights along the class axis, and what a mean divides by."""
+"""Helpers of the losses over classes: checks, weights along the class axis, and the denominator of a mean."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def total(targets: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
     dtype = common_dtype(weight)
     if weight is None:
         return kept.sum().to(dtype)
-    # An ignored index may be no class at all, so it looks up class 0 instead.
+    # An ignored index may be out of range, so the weight of class 0 is looked up instead.
     return (weight.to(dtype)[indices.where(kept, 0)] * kept).sum()
 
 

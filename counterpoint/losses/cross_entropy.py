@@ -30,11 +30,11 @@ def dense_cross_entropy(
 ) -> Tensor:
     """Compute cross-entropy on class probabilities, equal to torch's on the class indices they stand for.
 
-    A row of ``targets`` carries its mass: 1 for a position that counts, 0 for an ignored one (all zeros). With
-    class weights ``w``, smoothing ``s`` and ``S(y) = (1 - s) * y + s / C * y.sum(class)``, a position's loss is
-    ``sum(w * S(y) * -log p)`` and the mean is their sum over ``sum(w * y)``. So the mean divides by what torch
-    divides by on class indices, which is not what ``torch.nn.CrossEntropyLoss`` does on probabilities. A class of
-    target 0 does not count however unlikely it is: without smoothing, a logit of minus infinity is harmless there.
+    A row of ``targets`` carries its mass: 1 for a position that counts, 0 for an ignored one (all zeros). With class
+    weights ``w``, smoothing ``s`` and ``S(y) = (1 - s) * y + s / C * y.sum(class)``, a position's loss is ``sum(w *
+    S(y) * -log p)`` and the mean is their sum over ``sum(w * y)``. The mean therefore divides as torch does on class
+    indices; ``torch.nn.CrossEntropyLoss`` on probabilities divides differently. A class with target 0 adds
+    nothing: without smoothing, its logit may be minus infinity.
 
     Args:
         outputs: logits, (N, C) or (N, C, d1, ...), any float dtype; computed in float32 at least.
@@ -87,7 +87,7 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute cross-entropy on class indices (by torch) or on class probabilities, told apart by their dtype.
+    """Compute cross-entropy on class indices (by torch) or on class probabilities, distinguished by their dtype.
 
     Args:
         outputs: logits, (N, C) or (N, C, d1, ...), any float dtype; computed in float32 at least.

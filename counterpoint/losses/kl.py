@@ -1,4 +1,4 @@
-"""Kullback-Leibler divergence of dense targets from what the model says."""
+"""Kullback-Leibler divergence of dense targets from the model's outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Division", "kl_divergence", "spec_of"]
 NAME = "KL divergence"
 
 Division: TypeAlias = Literal["none", "sum", "batchmean", "mean"]
-"""What becomes of the elements: left as they are, added, or divided by the samples or by the elements."""
+"""The reduction of the elements: none, their sum, or their sum divided by the samples or by the elements."""
 
 
 def kl_divergence(outputs: Tensor, targets: Tensor, *, reduction: Division = "mean") -> Tensor:

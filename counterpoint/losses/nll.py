@@ -48,7 +48,7 @@ def dense_nll(
     dtype = common_dtype(outputs, targets)
     dense = targets.to(dtype)
     weighted = dense if weight is None else dense * along_classes(weight, dense)
-    # An output of a class that is absent takes no part, be it infinite or NaN: torch does not look at it either.
+    # The output of an absent class is not used, even if it is infinite or NaN, as in torch.
     losses = (-weighted * outputs.to(dtype)).masked_fill(dense == 0, 0).sum(1)
     return reduced(losses, weighted, reduction)
 
@@ -61,7 +61,7 @@ def nll(
     ignore_index: int = -100,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Compute negative log-likelihood on class indices (by torch) or class probabilities, told apart by their dtype.
+    """Compute negative log-likelihood on class indices (by torch) or class probabilities, distinguished by their dtype.
 
     Args:
         outputs: log-probabilities, (N, C) or (N, C, d1, ...), any float dtype; computed in float32 at least.

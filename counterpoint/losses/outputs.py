@@ -1,4 +1,4 @@
-"""What the known losses take of a model, and how to tell outputs that are something else."""
+"""The model outputs that the known losses accept, and checks for other outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From what the user gives as a loss to what the checker needs to know of it."""
+"""Describe a user's loss for the checker."""
 
 from __future__ import annotations
 

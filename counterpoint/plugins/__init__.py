@@ -1,8 +1,8 @@
 """Names and what they stand for: algorithms, losses, models and data sets of all installed packages.
 
-Packages register what they bring under the entry-point groups ``counterpoint.algorithms``, ``counterpoint.losses``,
-``counterpoint.models`` and ``counterpoint.datasets``; the built-in ones come in through the same door. Listing names
-reads metadata alone. A package is imported when one of its names is used, and not before.
+Packages register their classes under the entry-point groups ``counterpoint.algorithms``, ``counterpoint.losses``,
+``counterpoint.models`` and ``counterpoint.datasets``; the built-in ones are registered in the same way. Listing names
+reads only metadata. A package is imported when one of its names is first used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running the code of packages: it neither writes to standard output nor ends the process unnoticed."""
+"""Run the code of packages without output to standard output and without a silent exit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["ProcessExit", "exits_refused", "guarded"]
 
 
 class ProcessExit(BaseException):
-    """The code of others called ``os._exit``, which would have ended the process without a word."""
+    """The code of a package called ``os._exit``, which would have ended the process silently."""
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
     """Run the code of a package: what it prints goes to stderr, and ``os._exit`` raises ``ProcessExit``.
 
-    Standard output, which is redirected by its file descriptor too, is for what the user asked for.
+    Standard output is redirected by its file descriptor too: it is only for the output of the command.
     """
     with exits_refused(), _descriptor_redirected(), redirect_stdout(sys.stderr):
         yield

@@ -20,7 +20,7 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """What the metadata of an installed package says of a registered thing; nothing is imported for it.
+    """A registered name in the metadata of an installed package; nothing is imported for it.
 
     ``group`` is the entry-point group, ``name`` the registered name, ``package`` and ``version`` the distribution that
     brings it, ``value`` where it is to be found (``module:object``).
@@ -115,8 +115,8 @@ def _entry(point: importlib.metadata.EntryPoint) -> Entry:
 def _import(point: importlib.metadata.EntryPoint, entry: Entry, noun: str) -> Any:
     """Import one entry point, whatever its module does.
 
-    Anything can be raised while a foreign module is imported, and each of it means the same to the one who asked for
-    the name. An interrupt is the user's own, and goes on.
+    Importing another package can raise anything; every error becomes a ``BrokenPluginError``. Only a
+    ``KeyboardInterrupt`` of the user is passed on.
     """
     from counterpoint.plugins.loading import load  # listing does without stevedore
 

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, free of pickle, and checked before they are believed."""
+"""Checkpoints: written completely or not at all, without pickle, and checked before they are loaded."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _PARTIAL = ".{}.partial"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on: tensors by name, and the rest as plain data."""
+    """The state that a run is resumed from: tensors by name, and the rest as plain data."""
 
     tensors: dict[str, Tensor]
     data: dict[str, Any]
@@ -86,7 +86,7 @@ def write_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         files = {name: _digest(partial / name) for name in (TENSORS, STATE)}
         write_file(partial / CHECKSUMS, json.dumps(seal({"files": files})))
         _flush_folder(partial)
-        remove(final)  # one that was found broken, or one after which the run was resumed from an older one
+        remove(final)  # a broken one, or one that is newer than the one from which the run was resumed
         partial.rename(final)
         _flush_folder(folder)
     except (OSError, SafetensorError) as error:
@@ -155,7 +155,7 @@ def prune_checkpoints(folder: Path, keep: int = KEPT) -> None:
 
 
 def set_aside(folder: Path, after: int) -> None:
-    """Rename the checkpoints after step ``after``, which are broken, so that they do not count as the newest."""
+    """Rename the checkpoints after step ``after``, which are broken: they are no longer the newest."""
     for path in list_checkpoints(folder):
         if _step(path) > after:
             aside = path.with_name(f"broken-{path.name}")
@@ -230,7 +230,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Write tensors as safetensors, whole or not at all; copies are taken, so tied weights are written once each."""
     copies = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in tensors.items()}
     with _replacing(path) as partial:
-        partial.write_bytes(save(copies, metadata))  # save_file would make a file that only its owner may read
+        partial.write_bytes(save(copies, metadata))  # save_file would create a file that only its owner may read
 
 
 def write_file(path: Path, text: str) -> None:
@@ -254,7 +254,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a folder's new names last through a loss of power, where the system can open folders."""
+    """Flush a folder's new names to the disk, if the system can open folders."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -49,7 +49,7 @@ def random_box(width: int, height: int, scale: tuple[float, float], ratio: tuple
 def shift(image: Tensor, padding: int, fill: Tensor, rng: Rng) -> Tensor:
     """Shift an image (C, H, W) by up to ``padding`` pixels each way, uniformly.
 
-    Where nothing is left comes the colour ``fill``, (C) of the image's dtype.
+    Empty pixels get the colour ``fill``, (C) of the image's dtype.
     """
     _, height, width = image.shape
     padded = fill[:, None, None].repeat(1, height + 2 * padding, width + 2 * padding)

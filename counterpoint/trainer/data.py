@@ -63,7 +63,7 @@ class Digits(DatasetConfig):
 
     def build(self) -> DataModule:
         """Make the data sets; nothing is downloaded."""
-        # scikit-learn takes a second to import, which only runs on digits should pay.
+        # scikit-learn takes a second to import, and is needed only for digits.
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -86,15 +86,15 @@ class ImageFolder(DatasetConfig):
 
     Inputs are uint8 (3, size, size), a quarter of what floats would take up to the device. They are normalised by
     ``mean`` and ``std`` in the plan, for a model that takes no bytes. Files of every format that Pillow decodes are
-    read; what is left out is counted, and said. Grey, palette, CMYK and 1-bit images become RGB, and images are turned
-    upright as their EXIF data says. Of several frames the first is read, and colour profiles are not applied.
+    read; those left out are counted and reported. Grey, palette, CMYK and 1-bit images become RGB, and images are
+    turned upright as their EXIF data says. Of several frames the first is read, and colour profiles are not applied.
     Transparent parts are laid over ``background``. 16-bit numbers are scaled from 65535 to 255, floats from 1, and
     32-bit integers from ``white``, which they need. ``augment`` says what is random in training:
 
     - ``resized_crop``: a random part of the image, scaled to the size (Szegedy et al., CVPR 2015,
       https://arxiv.org/abs/1409.4842), flipped with probability ``flip``;
-    - ``shift``: the middle of the image, scaled to the size, shifted by up to ``padding`` pixels each
-      way, with the mean colour, rounded to bytes, where nothing is left, and flipped;
+    - ``shift``: the middle of the image, scaled to the size, shifted by up to ``padding`` pixels each way, with the
+      mean colour, rounded to bytes, in the empty pixels, and flipped;
     - ``none``: the middle of the image, scaled to the size.
 
     Evaluation takes the square in the middle whose side is ``evaluation_crop`` of the shorter side.

@@ -1,4 +1,4 @@
-"""What a data set holds: its size, its class names, the examples of each class, and a fingerprint."""
+"""A record of a data set: its size, its class names, the examples of each class, and a fingerprint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML text as plain mappings, lists and values, and every way in which it can be more or less than that."""
+"""Read YAML text as plain mappings, lists and values, and report everything else as an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Examples as the loop gets them: one that cannot be made is named, from whichever process it comes."""
+"""Load examples in any process; an error names the example that cannot be made."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Failure", "attempt", "batches", "collate"]
 
 @dataclass(frozen=True)
 class Failure:
-    """What was wrong with an example or a batch, on its way from a worker, where an error would lose its form."""
+    """An error of an example or a batch in a worker, as data, because an exception would lose its type on the way."""
 
     message: str
 

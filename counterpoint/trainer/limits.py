@@ -1,4 +1,4 @@
-"""What a config asks of the data and the machine: what cannot be is refused, what is cut short is said."""
+"""Check a config against the data and the machine: refuse what is impossible, and report what is reduced."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_microbatches(accumulate: int, batch_size: int) -> None:
 
 
 def batch_notes(asked: int, batch_size: int, ranks: int) -> list[str]:
-    """Say that the data has fewer examples than a batch was to hold.
+    """Report that the data has fewer examples than a batch should have.
 
     >>> batch_notes(128, 100, 1)
     ['data.batch_size: 128 is more than the data has; each batch holds 100 examples, all there are']

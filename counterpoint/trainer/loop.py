@@ -1,4 +1,4 @@
-"""The loop: it fires the engine's events, measures, and writes checkpoints. What to do when is the plan's affair."""
+"""The training loop: runs the engine's events, measures, and writes checkpoints."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class Loop:
         self.metrics: dict[str, float] = {}
         self._is_measured = True
 
-        # The engine comes first: it may change the model's modules, whose parameters the optimizer then takes.
+        # The engine is created first: it may change the model's modules, and the optimizer needs the new parameters.
         self._raw = job.model.to(job.accelerator.device)
         self._engine = Engine(job.plan, model=self._raw, rank=job.accelerator.process_index)
         optimizer = job.config.optimizer.build(self._raw)
         self._scheduler = job.config.scheduler.build(optimizer, total=self._total, steps_per_epoch=self._steps)
         self._model, prepared = job.accelerator.prepare(self._raw, optimizer)
-        # What Accelerate wraps around an optimizer serves scaled gradients, and looks for a package at each step.
+        # Accelerate's wrapper of an optimizer is for scaled gradients, and looks for a package at each step.
         self._optimizer = optimizer if job.accelerator.scaler is None else prepared
         self._engine.optimizer = self._optimizer
 
@@ -237,7 +237,7 @@ class Loop:
         return metrics
 
     def _save(self) -> None:
-        """Write a checkpoint of what is fit to go on from, and let the older ones go."""
+        """Write a checkpoint if all weights are finite, and delete older ones."""
         self._watch.check()
         self._watch.check_weights(self.step, self._raw)
         if self._folder is None:

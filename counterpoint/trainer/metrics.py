@@ -1,4 +1,4 @@
-"""What a run measures: sums over the examples of an epoch, shared between processes by torchmetrics."""
+"""The metrics of a run: sums over the examples of an epoch, reduced over processes by torchmetrics."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class TrainingMetrics:
         return _values("train", self._metrics)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset all sums."""
         for metric in self._metrics.values():
             metric.reset()
 
@@ -195,7 +195,7 @@ def _values(prefix: str, metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 def _computed(metric: Metric) -> Tensor:
     with warnings.catch_warnings():
-        # Of few examples some processes have none, and still add to what all compute together.
+        # With few examples some processes have none, but must still take part in the reduction.
         warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
         value: Tensor = metric.compute()
     return value

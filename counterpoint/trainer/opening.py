@@ -1,4 +1,4 @@
-"""Whether a run starts, goes on or is finished, and its folder made ready for that."""
+"""Find whether a run starts, is resumed or is finished, and prepare its folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Begin", "find_begin", "make_ready"]
 
 @dataclass(frozen=True)
 class Begin:
-    """Where a run begins: after a checkpoint, or at its first step.
+    """The start of a run: after a checkpoint, or at its first step.
 
     ``step`` are the device batches done. ``is_finished`` says that nothing is left to train, ``keeps_model`` that the
     final weights there are complete, and ``keeps_metrics`` the same of the metrics. ``keeps_texts`` says it of config

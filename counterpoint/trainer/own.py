@@ -1,4 +1,4 @@
-"""Bringing model and data together, from the config or of one's own, and checking that they fit each other."""
+"""Build the model and the data, the config's or the user's, and check that they fit each other."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bring_together(
     model = (_build(config, data.spec) if model is None else model).to(device)
     first = _first_input(data.train, "training").to(device)
     if data.spec.inputs == BYTES.name and BYTES.name not in (model_inputs or ()):
-        first = first.float()  # the plan lets no bytes reach this model
+        first = first.float()  # the plan converts all bytes before this model
     outputs = _run(model, first)
     if data.spec.num_classes is None and TASKS[data.spec.task].classes and outputs.ndim > 1:
         data = replace(data, spec=replace(data.spec, num_classes=outputs.shape[1]))

@@ -1,4 +1,4 @@
-"""The processes of a run: as many as were asked for, seeing the same, and ending together."""
+"""Check that the processes of a run are as many as were started, have the same state, and end together."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def make_accelerator(precision: str) -> Accelerator:
 
 
 def check_count(known: int, environment: Mapping[str, str]) -> None:
-    """Check that as many processes know of each other as were asked for; raises ``RunError``.
+    """Check that as many processes are connected as were started; raises ``RunError``.
 
-    Otherwise each would take itself for the only one, and all would write to one folder.
+    Otherwise each would train alone, and all would write to one folder.
 
     >>> check_count(1, {"WORLD_SIZE": "2"})
     Traceback (most recent call last):

@@ -1,4 +1,4 @@
-"""What a run tells its user: a progress bar in a terminal, plain lines elsewhere."""
+"""The output of a run: a progress bar in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Meter:
 
 
 class Report:
-    """Where a run tells how it goes; this base class fixes the moments."""
+    """The base of the outputs of a run: it defines when each method is called."""
 
     interval = _SECONDS_BETWEEN_STEPS
 
@@ -89,7 +89,7 @@ class Report:
 
 
 class Silence(Report):
-    """Tells nothing: for all processes but the first."""
+    """Prints nothing: for all processes but the first."""
 
     interval = float("inf")
 

@@ -1,4 +1,4 @@
-"""What a run writes about itself beside its config and its plan: the code and the data that it uses."""
+"""The record of the code and the data of a run, which is written with its config and its plan."""
 
 from __future__ import annotations
 

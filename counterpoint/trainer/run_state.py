@@ -1,4 +1,4 @@
-"""What a checkpoint holds beside tensors: the keys of its ``state.json``, and what each must be."""
+"""The plain data of a checkpoint: the keys of its ``state.json`` and their types."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class RunDirectory:
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             if overwrite:
-                # The mark of a finished run goes first: whatever is left by a kill in between is an unfinished run.
+                # The mark of a finished run is deleted first: after a kill in between, the run counts as unfinished.
                 former = [*self.path.glob(FORMER_MODEL.format("*")), self.path / DAMAGED_MODEL]
                 texts = (self.metrics, self.path / DAMAGED_METRICS, self.trackers, self.path / PLAN, self.path / CONFIG)
                 for path in (self.model, *former, self.checkpoints, *texts):

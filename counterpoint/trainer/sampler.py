@@ -139,5 +139,5 @@ def evaluation_loader(data: Data, batch_size: int, *, workers: int, rank: int = 
 
 
 def _own_generator() -> torch.Generator:
-    """Make the generator without which a loader would move torch's global one in each epoch."""
+    """Make a generator for a loader, which would otherwise draw from torch's global one in each epoch."""
     return torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What a run needs to go on bit for bit, to and from a checkpoint."""
+"""Save and restore everything that a run needs to resume bit for bit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RATES = ("optimizer", "scheduler", "max_duration")
 class Snapshot:
     """The parts of a run that change as it goes on.
 
-    Every random number is keyed by the step, so that no generator's state is among them.
+    Every random number is keyed by the step, so the state of generators is not needed.
     """
 
     model: nn.Module

@@ -1,4 +1,4 @@
-"""What the parts of a run tell each other about the data."""
+"""The facts about the data of a run, and the interfaces of data sets."""
 
 from __future__ import annotations
 

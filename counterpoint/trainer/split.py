@@ -1,4 +1,4 @@
-"""What depends on how a global batch is split, over processes and into microbatches."""
+"""Find what depends on the split of a global batch, over processes and into microbatches."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Split:
 def split_changes(before: Split, now: Split, plan: Plan, model: nn.Module) -> list[str]:
     """Return why training would go on otherwise with another number of processes; nothing if it would not.
 
-    A model may hide what its modules do not show, such as a call of ``torch.nn.functional.dropout``.
+    A call of a function such as ``torch.nn.functional.dropout`` inside a model is not found.
     """
     if before.processes == now.processes:
         return []
@@ -51,7 +51,7 @@ def split_changes(before: Split, now: Split, plan: Plan, model: nn.Module) -> li
 
 
 def microbatch_notes(plan: Plan, model: nn.Module) -> list[str]:
-    """Return what makes a step in microbatches another than one on the whole device batch."""
+    """Return what makes a step in microbatches differ from one on the whole device batch."""
     parts = plan.facts.microbatches
     if parts == 1:
         return []

@@ -63,9 +63,10 @@ class Stop:
         self._previous.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        """Take note of the first signal; Ctrl-C after it does what it would have done without this.
+        """Record the first signal; a later Ctrl-C has its usual effect.
 
-        Launchers pass on to their processes what the terminal has sent them already, so that a moment has to pass.
+        Launchers forward signals that the terminal has already sent to their processes. A repeated signal within a
+        moment is therefore ignored.
         """
         now = time.monotonic()
         if self.received is None:
@@ -79,7 +80,7 @@ class Stop:
 
 @contextmanager
 def signals_held() -> Iterator[Stop]:
-    """Hold back SIGINT and SIGTERM while a run goes on, which looks now and then whether one has come.
+    """Defer SIGINT and SIGTERM during a run, which checks regularly whether one has arrived.
 
     At the end of the span a signal does what it would have done: raise ``KeyboardInterrupt``, end the process, or call
     the program's own handler. In threads, where Python has no handlers, and for signals that the program ignores,
@@ -96,10 +97,10 @@ def signals_held() -> Iterator[Stop]:
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Make a process that loads data outlive the signals by which its parent is asked to end.
+    """Ignore signals in a process that loads data, until its parent ends it.
 
-    Ctrl-C and cluster managers signal whole groups of processes. The parent still needs its next batch, or at least no
-    error in its place; when it is done, it ends its loaders, which its SIGTERM still does.
+    Ctrl-C and cluster managers signal whole groups of processes. The parent still needs its next batch. When it is
+    done, it ends its loaders by its own SIGTERM.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":  # only there a process learns who has sent a signal

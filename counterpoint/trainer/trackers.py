@@ -1,4 +1,4 @@
-"""What a run tells experiment trackers, through Accelerate: its config, its plan, its metrics. Off unless asked for."""
+"""Log the config, the plan and the metrics of a run to experiment trackers, through Accelerate. Off by default."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Trackers:
         self._started = started
 
     def log(self, values: Mapping[str, float | str], step: int) -> None:
-        """Tell them of values after ``step`` device batches."""
+        """Log values after ``step`` device batches."""
         for tracker in self._started:
             tracker.log(dict(values), step=step)
 

@@ -1,4 +1,4 @@
-"""The trainer: from a config, and perhaps a model and data of one's own, to trained weights."""
+"""The trainer: trains by a config, with the config's or your own model and data."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ class Trainer:
 
     Args:
         config: a ``RunConfig``, what one is parsed from, or the path of a YAML file.
-        model: a model of one's own, instead of the config's. It is trained in place.
-        train_data: training data of one's own, instead of the config's: a map-style data set of items (input, target),
-            or a DataLoader of batches of them. A DataLoader is used as it is, except for the seeds of its generators.
+        model: your own model, instead of the config's. It is trained in place.
+        train_data: your own training data, instead of the config's: a map-style data set of items (input, target), or a
+            DataLoader of batches of them. A DataLoader is used as it is, except for the seeds of its generators.
         eval_data: the same for evaluation.
         batch_size: examples in a device batch of a data set given here; by default that of the config's ``data``, 128
             if the config has none.
-        spec: what is true of one's own data. Without it, the shape and the kind of the inputs are those of the first
+        spec: the facts about your own data. Without it, the shape and the kind of the inputs are those of the first
             item, and the number of classes is that of the outputs of ``model``.
         model_inputs: the kinds of inputs that ``model`` takes, as ``{"bytes"}``; by default any but raw bytes.
 
@@ -130,7 +130,7 @@ class Trainer:
         _check_precision(self.config.precision, self.plan)
         check_microbatches(self.config.accumulate, self._sampler.batch_size)
         check_optimizer(self.config.optimizer)
-        # What the loop will make is made once here, so that nothing is written before a fault in it is found.
+        # Everything that the loop needs is built here once, to find faults before anything is written.
         self.config.scheduler.build(
             self.config.optimizer.build(self.model),
             total=total_batches(self.config, self._sampler),
@@ -140,7 +140,7 @@ class Trainer:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the plan cannot say: of the data, of the list, and what model and processes change of what it does."""
+        """Notes that are not part of the plan: about the data, the list, the model and the processes."""
         split = self._split
         added = [
             f"{method.identity} was added, as the data gives bytes; list it to choose otherwise"
@@ -162,8 +162,8 @@ class Trainer:
         that differs from this one and reports the differences. Its checkpoint must fit the model, the optimizer and the
         methods. A finished run goes on if ``max_duration`` is now longer.
 
-        In the main thread, SIGINT and SIGTERM end the run after the batch at hand, with a checkpoint, and then do what
-        they would have done without this.
+        In the main thread, SIGINT and SIGTERM end the run after the current batch, with a checkpoint, and are then
+        passed on to the previous handlers.
 
         Raises:
             RunDirectoryError: ``run_dir`` holds a run and neither is set, it cannot be written, or is in use.

@@ -26,10 +26,10 @@ class _Seen:
 
 
 class LossWatch:
-    """Looks at the loss of every step, and raises at the first that is NaN or infinite.
+    """Checks the loss of every step, and raises at the first that is NaN or infinite.
 
-    On the CPU it looks at once. Elsewhere a look waits for the device, so that it looks at several steps together:
-    the error still names the first, and ``check`` must be called before anything is kept.
+    On the CPU each step is checked at once. Elsewhere a check waits for the device, so several steps are checked
+    together. The error still names the first, and ``check`` must be called before anything is saved.
 
     >>> watch = LossWatch()
     >>> watch.add(41, torch.tensor(float("nan")), {"mixup": 0.3})
@@ -69,7 +69,7 @@ class LossWatch:
     def check_weights(self, step: int, model: nn.Module) -> None:
         """Look at the trained parameters after ``step`` steps; raises ``NonFiniteLossError`` if one is NaN or infinite.
 
-        The loss shows what an update has broken only at the next step, and by then it may have been kept.
+        A broken update shows in the loss only at the next step, after it may have been saved.
         """
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         finite = torch.stack([value.detach().isfinite().all() for value in trained.values()]).tolist()

@@ -1,4 +1,4 @@
-"""Reading a run config: a YAML file, the overrides of the command line, and every way in which they can be wrong."""
+"""Read a run config: a YAML file and the overrides of the command line, with all of their errors."""
 
 from __future__ import annotations
 
