@@ -27,8 +27,8 @@ from counterpoint.algorithms import (
     SelectiveBackprop,
     TrivialAugment,
 )
-from counterpoint.core.calls import Call, map_draws, run_calls
-from counterpoint.core.kinds import INPUT_KINDS
+from counterpoint.core.declare.kinds import INPUT_KINDS
+from counterpoint.core.run.batch.calls import Call, map_draws, run_calls
 
 __all__ = ["METHODS", "count_recompiles", "replay_graph", "run_unwaited", "same_as_the_host"]
 

@@ -36,27 +36,7 @@ if TYPE_CHECKING:
         replace,
         transform,
     )
-    from counterpoint.core.errors import (
-        ArgumentError,
-        BrokenPluginError,
-        CheckpointError,
-        CompositionError,
-        ConfigError,
-        ContractError,
-        CounterpointError,
-        DataError,
-        DeclarationError,
-        DuplicateNameError,
-        EngineRequiredError,
-        MethodError,
-        NonFiniteLossError,
-        PluginError,
-        RepeatedStepWarning,
-        RunDirectoryError,
-        RunError,
-        UnknownNameError,
-    )
-    from counterpoint.core.kinds import (
+    from counterpoint.core.declare.kinds import (
         BATCH_SIZE,
         BYTES,
         CONTINUOUS,
@@ -81,6 +61,26 @@ if TYPE_CHECKING:
         Kind,
         Slot,
         Task,
+    )
+    from counterpoint.core.errors import (
+        ArgumentError,
+        BrokenPluginError,
+        CheckpointError,
+        CompositionError,
+        ConfigError,
+        ContractError,
+        CounterpointError,
+        DataError,
+        DeclarationError,
+        DuplicateNameError,
+        EngineRequiredError,
+        MethodError,
+        NonFiniteLossError,
+        PluginError,
+        RepeatedStepWarning,
+        RunDirectoryError,
+        RunError,
+        UnknownNameError,
     )
     from counterpoint.trainer import Trainer
 
@@ -135,7 +135,7 @@ __getattr__, __dir__ = lazy_names(
             "RepeatedStepWarning",
             "UnknownNameError",
         ),
-        "counterpoint.core.kinds": (
+        "counterpoint.core.declare.kinds": (
             "Axis",
             "BATCH_SIZE",
             "BYTES",

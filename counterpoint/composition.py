@@ -11,12 +11,12 @@ import pydantic
 
 from counterpoint.core import Duration, Fault, Plan, Terms
 from counterpoint.core import compose as check_composition
-from counterpoint.core.advice import Check, advise
-from counterpoint.core.algorithm import Algorithm
-from counterpoint.core.catalog import Catalog
+from counterpoint.core.check.catalog import Catalog
+from counterpoint.core.check.fixes.advice import Check, advise
+from counterpoint.core.check.statements import stated
+from counterpoint.core.declare.algorithm import Algorithm
+from counterpoint.core.declare.kinds import IMAGE, Kind, Task
 from counterpoint.core.errors import CompositionError, ConfigError, PluginError
-from counterpoint.core.kinds import IMAGE, Kind, Task
-from counterpoint.core.statements import stated
 from counterpoint.loss_argument import Loss, loss_of
 from counterpoint.losses import resolve_loss
 from counterpoint.plugins import ALGORITHMS, LOSSES, Registry

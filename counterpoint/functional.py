@@ -16,10 +16,10 @@ from counterpoint.algorithms import label_smoothing as _smoothing
 from counterpoint.algorithms import mixup as _mixup
 from counterpoint.algorithms import normalize as _normalize
 from counterpoint.algorithms import trivial_augment as _trivial
-from counterpoint.core import signatures as _check
-from counterpoint.core import targets as _targets
 from counterpoint.core.arguments import MOST
-from counterpoint.core.tensors import FLOATING
+from counterpoint.core.declare import signatures as _check
+from counterpoint.core.declare import targets as _targets
+from counterpoint.core.declare.tensors import FLOATING
 
 __all__ = [
     "affine",

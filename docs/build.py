@@ -38,11 +38,11 @@ from counterpoint.algorithms.cards import card_names
 from counterpoint.cli import main as command
 from counterpoint.cli.cards import card, example_components
 from counterpoint.cli.composability import matrix
-from counterpoint.core.algorithm import Algorithm
-from counterpoint.core.effects import Declaration, Edit, HookEffect, TransformEffect
+from counterpoint.core.declare.algorithm import Algorithm
+from counterpoint.core.declare.effects import Declaration, Edit, HookEffect, TransformEffect
+from counterpoint.core.declare.kinds import names
 from counterpoint.core.errors import nearest
 from counterpoint.core.faults import CODES
-from counterpoint.core.kinds import names
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS

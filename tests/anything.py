@@ -12,7 +12,7 @@ from torch import nn
 
 import counterpoint as cp
 from counterpoint.algorithms import EMA, MixUp
-from counterpoint.core.kinds import DENSE, IMAGE
+from counterpoint.core.declare.kinds import DENSE, IMAGE
 
 __all__ = ["anything", "objects"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 import counterpoint as cp
-from counterpoint.core.kinds import INPUT_KINDS
+from counterpoint.core.declare.kinds import INPUT_KINDS
 
 MULTICLASS: dict[str, Any] = {"loss": nn.CrossEntropyLoss(), "task": "multiclass", "num_classes": 10, "seed": 17}
 NORMALIZE = {"name": "normalize", "mean": [0.1, 0.2, 0.3], "std": [0.7]}

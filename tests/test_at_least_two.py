@@ -11,8 +11,8 @@ from torch import nn
 
 import counterpoint as cp
 from counterpoint.algorithms import CutMix, MixUp
-from counterpoint.core.commute import edits_commute
-from counterpoint.core.kinds import IMAGES
+from counterpoint.core.check.commutation import edits_commute
+from counterpoint.core.declare.kinds import IMAGES
 from counterpoint.losses import resolve_loss
 
 FACTS: dict[str, Any] = {"task": "multiclass", "num_classes": 5}

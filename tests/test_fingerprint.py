@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import counterpoint as cp
 from counterpoint.algorithms import EMA, MixUp
 from counterpoint.core import Algorithm, Terms
-from counterpoint.core.digest import described, digest
+from counterpoint.core.plan.digest import described, digest
 from counterpoint.losses import BinaryFocalLoss, FocalLoss
 from counterpoint.plugins import ALGORITHMS, LOSSES
 from tests.fingerprints import PLANS, fingerprints

@@ -26,5 +26,5 @@ def test_a_public_name_is_defined_in_one_place() -> None:
                 places[name].append(str(path.relative_to(PACKAGE)))
     public = {name: places[name] for name in counterpoint.__all__ if name in places}
     assert {name: where for name, where in public.items() if len(where) > 1} == {}
-    assert public["Component"] == ["core/algorithm.py"]
+    assert public["Component"] == ["core/declare/algorithm.py"]
     assert len(public) > 50

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from counterpoint.core import Algorithm, Event, Outcome, Scope, after, around
-from counterpoint.core.kinds import EVALUATION_WEIGHTS
-from counterpoint.core.saved_tensors import SavedTensors, write
-from counterpoint.core.sharding import local
-from counterpoint.core.wrappers import named_tensors
+from counterpoint.core.declare.kinds import EVALUATION_WEIGHTS
+from counterpoint.core.run.sharding import local
+from counterpoint.core.run.training.saved_tensors import SavedTensors, write
+from counterpoint.core.run.training.wrappers import named_tensors
 
 __all__ = ["Average", "WeightAverage", "moving_average"]
 

@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from counterpoint.core import Algorithm, Event, Fault, Scope, before
+from counterpoint.core.declare.kinds import Claim, Slot
 from counterpoint.core.errors import DataError
-from counterpoint.core.kinds import Claim, Slot
 
 __all__ = ["Blur2d", "BlurConv2d", "BlurMaxPool2d", "BlurPool", "Padding", "blur2d", "blur_kernel", "replace_strided"]
 

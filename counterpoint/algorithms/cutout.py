@@ -11,9 +11,9 @@ from torch import Tensor
 from counterpoint.algorithms.boxes import beyond, clipped_boxes, inside, slices
 from counterpoint.algorithms.forms import as_bits, in_passes, one_by_one
 from counterpoint.core import Algorithm, Batch, BatchSpec, Declaration, Edit, Form, Law, Rng, transform
-from counterpoint.core import kinds as K
+from counterpoint.core.declare import kinds as K
 from counterpoint.core.errors import DataError
-from counterpoint.core.memory import empty_like
+from counterpoint.core.run.batch.buffers import empty_like
 
 __all__ = ["CutOut", "cutout", "ignore_holes"]
 

@@ -6,9 +6,9 @@ from pydantic import Field
 from torch import Tensor
 
 from counterpoint.core import Algorithm, Batch, Law, transform
-from counterpoint.core.effects import Declaration
+from counterpoint.core.declare.effects import Declaration
+from counterpoint.core.declare.kinds import DENSE, MULTI_HOT, SMOOTHING
 from counterpoint.core.errors import DataError
-from counterpoint.core.kinds import DENSE, MULTI_HOT, SMOOTHING
 
 __all__ = ["LabelSmoothing", "smooth_labels", "smooth_multi_hot"]
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from counterpoint.algorithms.mixup import mix
 from counterpoint.core import Algorithm, Batch, BatchSpec, Event, Fault, Law, Outcome, Rng, Scope, around, transform
-from counterpoint.core.algorithm import Names
+from counterpoint.core.declare.algorithm import Names
+from counterpoint.core.declare.kinds import MIXABLE, MIXING
 from counterpoint.core.errors import RunError, nearest
-from counterpoint.core.kinds import MIXABLE, MIXING
 
 __all__ = ["HiddenMixing", "ManifoldMixup"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from counterpoint.algorithms.forms import from_front, gathered, in_passes, is_permutation, one_by_one, partners
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
+from counterpoint.core.declare.kinds import CONTINUOUS, MIXABLE, MIXING
 from counterpoint.core.errors import DataError
-from counterpoint.core.kinds import CONTINUOUS, MIXABLE, MIXING
-from counterpoint.core.memory import empty_like
+from counterpoint.core.run.batch.buffers import empty_like
 
 __all__ = ["MixUp", "Mixing", "mixup"]
 

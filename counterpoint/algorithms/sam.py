@@ -12,9 +12,9 @@ from torch.nn.utils import get_total_norm
 
 from counterpoint.algorithms.optimized import optimized
 from counterpoint.core import Algorithm, Event, Scope, replace
+from counterpoint.core.declare.kinds import OPTIMIZER_STEP
 from counterpoint.core.errors import RunError
-from counterpoint.core.kinds import OPTIMIZER_STEP
-from counterpoint.core.saved_tensors import SavedTensors
+from counterpoint.core.run.training.saved_tensors import SavedTensors
 
 __all__ = ["SAM", "sam_perturbation"]
 

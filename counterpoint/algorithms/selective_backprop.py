@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from counterpoint.core import Algorithm, Batch, BatchSpec, Edit, Rng, transform
-from counterpoint.core.kinds import BATCH_SIZE, INPUT_KINDS, TARGET_KINDS, Axis
+from counterpoint.core.declare.kinds import BATCH_SIZE, INPUT_KINDS, TARGET_KINDS, Axis
 
 __all__ = ["SelectiveBackprop", "select_by_loss"]
 

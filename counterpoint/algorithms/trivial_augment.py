@@ -12,8 +12,8 @@ from torch import Tensor
 
 from counterpoint.algorithms import displace, recolor
 from counterpoint.core import Algorithm, Batch, BatchSpec, Edit, Form, Rng, transform
+from counterpoint.core.declare.kinds import BYTES, UNIT, Axis
 from counterpoint.core.errors import DataError
-from counterpoint.core.kinds import BYTES, UNIT, Axis
 
 __all__ = ["OPERATIONS", "SPACES", "Augmenting", "Space", "TrivialAugment", "magnitudes", "trivial_augment"]
 

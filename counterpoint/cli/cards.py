@@ -13,9 +13,9 @@ from counterpoint.core.errors import UnknownNameError, nearest
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Entry, entries
 
 if TYPE_CHECKING:
-    from counterpoint.core.algorithm import Algorithm
-    from counterpoint.core.effects import Declaration, HookEffect
-    from counterpoint.core.kinds import Claim
+    from counterpoint.core.declare.algorithm import Algorithm
+    from counterpoint.core.declare.effects import Declaration, HookEffect
+    from counterpoint.core.declare.kinds import Claim
 
 __all__ = ["card", "describe", "example_components", "show_card"]
 
@@ -97,7 +97,7 @@ def _summary(loaded: Any) -> str:
 
 
 def _settings(component: Any) -> Iterator[str]:
-    from counterpoint.core.algorithm import Algorithm
+    from counterpoint.core.declare.algorithm import Algorithm
     from counterpoint.trainer.settings import settings_of
 
     settings = settings_of(component)
@@ -112,7 +112,7 @@ def _settings(component: Any) -> Iterator[str]:
 
 
 def _declarations(algorithm: type[Algorithm[Any]]) -> Iterator[str]:
-    from counterpoint.core.kinds import names
+    from counterpoint.core.declare.kinds import names
 
     declared: Declaration = algorithm.declaration
     yield "## What it declares"

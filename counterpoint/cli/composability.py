@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from counterpoint.composition import compose
-from counterpoint.core.algorithm import Algorithm, build
+from counterpoint.core.declare.algorithm import Algorithm, build
+from counterpoint.core.declare.kinds import IMAGE, INPUT_KINDS, TASKS, Field
 from counterpoint.core.errors import CompositionError
-from counterpoint.core.kinds import IMAGE, INPUT_KINDS, TASKS, Field
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
 from counterpoint.plugins import ALGORITHMS, LOSSES
 
 __all__ = ["composability", "matrix"]

@@ -12,7 +12,8 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, distributed
 
-from counterpoint.core.batch import BatchSpec
+from counterpoint.core.check.members import named
+from counterpoint.core.declare.batch import BatchSpec
 from counterpoint.core.errors import (
     CompositionError,
     ConfigError,
@@ -21,10 +22,9 @@ from counterpoint.core.errors import (
     RunDirectoryError,
     RunError,
 )
-from counterpoint.core.failures import describe_error
 from counterpoint.core.faults import Fault
-from counterpoint.core.members import named
-from counterpoint.core.remedy import Remedy
+from counterpoint.core.remedies import Remedy
+from counterpoint.core.run.failures import describe_error
 from counterpoint.plugins.guard import ProcessExit, exits_refused, guarded
 from counterpoint.trainer.components import ComponentOf
 from counterpoint.trainer.config import RunConfig

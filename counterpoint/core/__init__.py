@@ -12,40 +12,40 @@ from typing import TYPE_CHECKING
 from counterpoint.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from counterpoint.core.algorithm import Algorithm, Component
-    from counterpoint.core.batch import Batch, BatchSpec
+    from counterpoint.core.check.fixes.terms import Terms
     from counterpoint.core.composing import compose
-    from counterpoint.core.declare import after, around, before, replace, transform
-    from counterpoint.core.durations import Duration
-    from counterpoint.core.effects import Declaration, Edit, Form, Law
-    from counterpoint.core.engine import Engine
-    from counterpoint.core.events import Event
-    from counterpoint.core.facts import Facts
+    from counterpoint.core.declare.algorithm import Algorithm, Component
+    from counterpoint.core.declare.batch import Batch, BatchSpec
+    from counterpoint.core.declare.context import Outcome, Scope
+    from counterpoint.core.declare.decorators import after, around, before, replace, transform
+    from counterpoint.core.declare.durations import Duration
+    from counterpoint.core.declare.effects import Declaration, Edit, Form, Law
+    from counterpoint.core.declare.events import Event
+    from counterpoint.core.declare.loss import LossSpec, OutputKind
+    from counterpoint.core.declare.randomness import Rng
     from counterpoint.core.faults import Fault
-    from counterpoint.core.loss import LossSpec, OutputKind
-    from counterpoint.core.rng import Rng
-    from counterpoint.core.runnable import Plan
-    from counterpoint.core.scope import Outcome, Scope
-    from counterpoint.core.terms import Terms
+    from counterpoint.core.plan.facts import Facts
+    from counterpoint.core.run.plan import Plan
+    from counterpoint.core.run.training.engine import Engine
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "counterpoint.core.algorithm": ("Algorithm", "Component"),
-        "counterpoint.core.batch": ("Batch", "BatchSpec"),
+        "counterpoint.core.declare.algorithm": ("Algorithm", "Component"),
+        "counterpoint.core.declare.batch": ("Batch", "BatchSpec"),
         "counterpoint.core.composing": ("compose",),
-        "counterpoint.core.declare": ("after", "around", "before", "replace", "transform"),
-        "counterpoint.core.durations": ("Duration",),
-        "counterpoint.core.effects": ("Declaration", "Edit", "Form", "Law"),
-        "counterpoint.core.engine": ("Engine",),
-        "counterpoint.core.events": ("Event",),
-        "counterpoint.core.facts": ("Facts",),
+        "counterpoint.core.declare.decorators": ("after", "around", "before", "replace", "transform"),
+        "counterpoint.core.declare.durations": ("Duration",),
+        "counterpoint.core.declare.effects": ("Declaration", "Edit", "Form", "Law"),
+        "counterpoint.core.run.training.engine": ("Engine",),
+        "counterpoint.core.declare.events": ("Event",),
+        "counterpoint.core.plan.facts": ("Facts",),
         "counterpoint.core.faults": ("Fault",),
-        "counterpoint.core.loss": ("LossSpec", "OutputKind"),
-        "counterpoint.core.runnable": ("Plan",),
-        "counterpoint.core.rng": ("Rng",),
-        "counterpoint.core.scope": ("Outcome", "Scope"),
-        "counterpoint.core.terms": ("Terms",),
+        "counterpoint.core.declare.loss": ("LossSpec", "OutputKind"),
+        "counterpoint.core.run.plan": ("Plan",),
+        "counterpoint.core.declare.randomness": ("Rng",),
+        "counterpoint.core.declare.context": ("Outcome", "Scope"),
+        "counterpoint.core.check.fixes.terms": ("Terms",),
     },
 )
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from counterpoint.core.catalog import Catalog
-from counterpoint.core.checker import compose as check
-from counterpoint.core.effects import Contract
-from counterpoint.core.facts import Facts
+from counterpoint.core.check.catalog import Catalog
+from counterpoint.core.check.compose import compose as check
+from counterpoint.core.check.fixes.terms import Terms
+from counterpoint.core.check.members import Resolver
+from counterpoint.core.declare.effects import Contract
+from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.faults import Fault
-from counterpoint.core.loss import LossSpec
-from counterpoint.core.members import Resolver
-from counterpoint.core.runnable import Plan
-from counterpoint.core.terms import Terms
+from counterpoint.core.plan.facts import Facts
+from counterpoint.core.run.plan import Plan
 
 __all__ = ["compose"]
 
@@ -33,7 +33,7 @@ def compose(
     """Check that methods fit each other, the data and the loss, order them, and return the plan.
 
     ``backend`` is the one of ``torch.compile`` for the batch steps, if they are to be compiled. The other arguments are
-    those of ``counterpoint.core.checker.compose``. Raises ``CompositionError`` with every fault there is.
+    those of ``counterpoint.core.check.compose.compose``. Raises ``CompositionError`` with every fault there is.
     """
     checked = check(
         algorithms,

@@ -8,12 +8,12 @@ from typing import Any
 
 from accelerate import Accelerator, DistributedType
 
-from counterpoint.core.effects import Phase
-from counterpoint.core.engine import Engine
+from counterpoint.core.declare.effects import Phase
+from counterpoint.core.declare.events import Event
 from counterpoint.core.errors import CompositionError, RunError
-from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
+from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations import statements
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from counterpoint.core.errors import CheckpointError
-from counterpoint.core.origin import averages_in
+from counterpoint.core.run.training.origin import averages_in
 from counterpoint.integrations.state_file import STATE_FILE
 
 __all__ = ["TRAINED", "average_from"]

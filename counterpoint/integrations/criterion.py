@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.loss import _Loss
 
 from counterpoint.composition import compose
-from counterpoint.core.events import Event
+from counterpoint.core.declare.events import Event
+from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT, Kind
 from counterpoint.core.faults import Fault
-from counterpoint.core.kinds import DENSE, INDEX, MULTI_HOT, Kind
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
 from counterpoint.losses import resolve_loss
 from counterpoint.losses.resolve import MODULES
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CheckpointError, RunError
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
+from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
 
 try:

@@ -12,13 +12,13 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from counterpoint.core.effects import Phase
+from counterpoint.core.declare.effects import Phase
+from counterpoint.core.declare.events import Event
+from counterpoint.core.declare.kinds import Field
 from counterpoint.core.errors import CompositionError
-from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
-from counterpoint.core.kinds import Field
-from counterpoint.core.runnable import Plan
-from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.core.plan.steps import BatchStep, HookStep
+from counterpoint.core.run.plan import Plan
 from counterpoint.integrations import statements
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 

@@ -16,9 +16,9 @@ from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from counterpoint.core.engine import Engine
+from counterpoint.core.declare.events import Event
 from counterpoint.core.errors import RunError
-from counterpoint.core.events import Event
+from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations.fields import Fields
 from counterpoint.integrations.lightning_limits import check_length
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CheckpointError
+from counterpoint.core.run.training.engine import Engine
 
 __all__ = ["STATE_FILE", "load_state", "save_state"]
 

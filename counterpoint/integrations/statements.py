@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from counterpoint.core.events import Event
+from counterpoint.core.declare.events import Event
+from counterpoint.core.declare.kinds import EVALUATION_WEIGHTS
 from counterpoint.core.faults import Fault
-from counterpoint.core.kinds import EVALUATION_WEIGHTS
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
 
 __all__ = ["averages", "batch_size", "classes", "labels", "microbatches", "seed"]
 

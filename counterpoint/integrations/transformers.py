@@ -10,11 +10,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from counterpoint.core.engine import Engine
 from counterpoint.core.errors import DataError, NonFiniteLossError, RunError
-from counterpoint.core.fitting import check_model
-from counterpoint.core.passes import Part, Passes
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
+from counterpoint.core.run.training.accumulation import Part, Passes
+from counterpoint.core.run.training.engine import Engine
+from counterpoint.core.run.training.model_requirements import check_model
 from counterpoint.integrations.fields import Fields
 from counterpoint.integrations.open_spans import Spans
 from counterpoint.integrations.places import name_of, parts

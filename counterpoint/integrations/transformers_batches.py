@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from counterpoint.core.describe import describe_draws
-from counterpoint.core.engine import Engine
 from counterpoint.core.errors import RunError
-from counterpoint.core.runnable import Plan
-from counterpoint.core.shares import as_mean
+from counterpoint.core.run.batch.draws import describe_draws
+from counterpoint.core.run.plan import Plan
+from counterpoint.core.run.training.engine import Engine
+from counterpoint.core.run.training.shares import as_mean
 
 __all__ = ["batches_in", "counted", "describe_batches", "logits_of", "weighed_loss"]
 

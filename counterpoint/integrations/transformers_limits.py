@@ -11,13 +11,13 @@ from torch import nn
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
-from counterpoint.core.effects import Phase
+from counterpoint.core.declare.effects import Phase
+from counterpoint.core.declare.events import Event
+from counterpoint.core.declare.kinds import Field
 from counterpoint.core.errors import CompositionError
-from counterpoint.core.events import Event
 from counterpoint.core.faults import Fault
-from counterpoint.core.kinds import Field
-from counterpoint.core.runnable import Plan
-from counterpoint.core.steps import BatchStep, HookStep
+from counterpoint.core.plan.steps import BatchStep, HookStep
+from counterpoint.core.run.plan import Plan
 from counterpoint.integrations import statements
 from counterpoint.integrations.accelerate_limits import asked_for_several
 from counterpoint.integrations.criterion import compare_losses, loss_modules

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.kinds import DENSE, INDEX, SMOOTHING
-from counterpoint.core.loss import LossSpec
+from counterpoint.core.declare.kinds import DENSE, INDEX, SMOOTHING
+from counterpoint.core.declare.loss import LossSpec
 from counterpoint.losses.checks import Reduction, checked_number, checked_reduction, common_dtype
 from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
 from counterpoint.losses.outputs import LOGITS

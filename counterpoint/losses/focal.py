@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.kinds import DENSE, INDEX, MULTI_HOT
-from counterpoint.core.loss import LossSpec
-from counterpoint.core.targets import dense_targets
-from counterpoint.core.tensors import check_tensor
+from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT
+from counterpoint.core.declare.loss import LossSpec
+from counterpoint.core.declare.targets import dense_targets
+from counterpoint.core.declare.tensors import check_tensor
 from counterpoint.losses.checks import (
     Reduction,
     check_weight,

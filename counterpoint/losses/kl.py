@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint.core.arguments import written
+from counterpoint.core.declare.kinds import DENSE
+from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.errors import ConfigError, nearest
-from counterpoint.core.kinds import DENSE
-from counterpoint.core.loss import LossSpec
 from counterpoint.losses.checks import common_dtype, element_count
 from counterpoint.losses.classes import each_sample, mass, require_dense
 from counterpoint.losses.outputs import LOG_PROBABILITIES

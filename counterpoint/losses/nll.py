@@ -7,8 +7,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.kinds import DENSE, INDEX
-from counterpoint.core.loss import LossSpec
+from counterpoint.core.declare.kinds import DENSE, INDEX
+from counterpoint.core.declare.loss import LossSpec
 from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
 from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
 from counterpoint.losses.outputs import LOG_PROBABILITIES

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from counterpoint.core.loss import OutputKind
+from counterpoint.core.declare.loss import OutputKind
 
 __all__ = ["LOGITS", "LOG_PROBABILITIES", "PROBABILITIES"]
 

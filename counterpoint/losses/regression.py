@@ -8,8 +8,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.kinds import REAL
-from counterpoint.core.loss import LossSpec
+from counterpoint.core.declare.kinds import REAL
+from counterpoint.core.declare.loss import LossSpec
 from counterpoint.losses.checks import (
     Reduction,
     checked_reduction,

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoint.core.arguments import written
-from counterpoint.core.digest import described
+from counterpoint.core.declare.kinds import TARGET_KINDS, Field, Kind, names
+from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.errors import ConfigError, nearest
-from counterpoint.core.kinds import TARGET_KINDS, Field, Kind, names
-from counterpoint.core.loss import LossSpec
+from counterpoint.core.plan.digest import described
 from counterpoint.losses import binary, cross_entropy, focal, kl, nll, regression
 
 __all__ = ["Loss", "resolve_loss"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_check
 from counterpoint.core.errors import BrokenPluginError, DuplicateNameError, PluginError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
-    from counterpoint.core.algorithm import Algorithm
+    from counterpoint.core.declare.algorithm import Algorithm
 
 __all__ = ["ALGORITHMS", "DATASETS", "LOSSES", "MODELS", "REGISTRIES", "Entry", "Registry", "check", "entries"]
 
@@ -134,7 +134,7 @@ def _import(point: importlib.metadata.EntryPoint, entry: Entry, noun: str) -> An
 
 
 def _mistake_of_algorithm(entry: Entry, loaded: object) -> str | None:
-    from counterpoint.core.algorithm import Algorithm  # listing names does without torch
+    from counterpoint.core.declare.algorithm import Algorithm  # listing names does without torch
 
     if not (isinstance(loaded, type) and issubclass(loaded, Algorithm)):
         return f"it is {loaded!r}, no subclass of counterpoint.Algorithm; let the entry point name such a class"

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from counterpoint.core.algorithm import Algorithm, build
+from counterpoint.core.declare.algorithm import Algorithm, build
 from counterpoint.core.errors import ConfigError, CounterpointError, PluginError, UnknownNameError, nearest
-from counterpoint.core.failures import describe_error
+from counterpoint.core.run.failures import describe_error
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS
 from counterpoint.plugins.guard import guarded
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from counterpoint.core.algorithm import Algorithm
-from counterpoint.core.durations import Duration
+from counterpoint.core.declare.algorithm import Algorithm
+from counterpoint.core.declare.durations import Duration
 from counterpoint.losses.registered import CrossEntropy
 from counterpoint.trainer.components import DEFAULTS, ComponentOf
 from counterpoint.trainer.explain import explain

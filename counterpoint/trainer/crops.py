@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from counterpoint.core.rng import Rng
+from counterpoint.core.declare.randomness import Rng
 
 __all__ = ["Box", "centre_box", "random_box", "shift", "to_bytes", "to_tensor"]
 

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import DataError
-from counterpoint.core.rng import Rng
 from counterpoint.trainer.classes import Classes, list_classes
 from counterpoint.trainer.crops import Box, centre_box, random_box, shift, to_bytes, to_tensor
 from counterpoint.trainer.images import Reading, find_broken, list_broken, open_image, refuse_broken

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import default_collate
 
 from counterpoint.core.errors import CounterpointError, DataError, RunError
-from counterpoint.core.failures import describe_error
+from counterpoint.core.run.failures import describe_error
 from counterpoint.trainer.spec import Example
 
 __all__ = ["Failure", "attempt", "batches", "collate"]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from counterpoint.core.check.members import MEND_PACKAGE, OTHER_NAME, named
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
-from counterpoint.core.members import MEND_PACKAGE, OTHER_NAME, named
 from counterpoint.trainer.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
 from counterpoint.trainer.settings import far_limit, settings_of
 

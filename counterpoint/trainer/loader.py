@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import CounterpointError, DataError
-from counterpoint.core.failures import describe_error
-from counterpoint.core.rng import Rng
+from counterpoint.core.run.failures import describe_error
 
 __all__ = ["LoaderEpochs", "first_batch", "seeded_batches"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from counterpoint.core.errors import CheckpointError
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, set_aside
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.exported import read_model

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import nn, optim
 from torch.optim.lr_scheduler import LambdaLR
 
-from counterpoint.core.durations import Duration
+from counterpoint.core.declare.durations import Duration
 from counterpoint.core.errors import ConfigError
 from counterpoint.trainer.spec import ComponentConfig
 

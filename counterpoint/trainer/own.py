@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from counterpoint.core.declare.kinds import BYTES, FEATURES, IMAGE, TASKS, TOKENS, Field
 from counterpoint.core.errors import ConfigError, DataError
-from counterpoint.core.kinds import BYTES, FEATURES, IMAGE, TASKS, TOKENS, Field
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
 from counterpoint.trainer.components import build_component
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.examples import Failure, attempt

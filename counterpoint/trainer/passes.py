@@ -7,10 +7,10 @@ from functools import partial
 from accelerate import Accelerator
 from torch import nn
 
-from counterpoint.core import passes
-from counterpoint.core.batch import Batch
-from counterpoint.core.engine import Engine
-from counterpoint.core.shares import as_mean
+from counterpoint.core.declare.batch import Batch
+from counterpoint.core.run.training import accumulation as passes
+from counterpoint.core.run.training.engine import Engine
+from counterpoint.core.run.training.shares import as_mean
 
 __all__ = ["Passes", "as_mean"]
 

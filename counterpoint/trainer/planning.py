@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from counterpoint.algorithms.normalize import Normalize
 from counterpoint.composition import compose
-from counterpoint.core.algorithm import Algorithm
-from counterpoint.core.durations import Duration
+from counterpoint.core.check.fixes.terms import Terms
+from counterpoint.core.declare.algorithm import Algorithm
+from counterpoint.core.declare.durations import Duration
+from counterpoint.core.declare.kinds import BYTES, INDEX, NORMALIZED, Field
+from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.errors import CompositionError, ConfigError
-from counterpoint.core.fitting import check_model, misfits
-from counterpoint.core.kinds import BYTES, INDEX, NORMALIZED, Field
-from counterpoint.core.loss import LossSpec
-from counterpoint.core.runnable import Plan
-from counterpoint.core.terms import Terms
+from counterpoint.core.run.plan import Plan
+from counterpoint.core.run.training.model_requirements import check_model, misfits
 from counterpoint.losses import Loss, resolve_loss
 from counterpoint.trainer.components import build_component
 from counterpoint.trainer.config import RunConfig

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
 from counterpoint.plugins.registry import REGISTRIES
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.data_record import examples_of

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import DataError
-from counterpoint.core.rng import Rng
 from counterpoint.trainer.examples import Failure, attempt, collate
 from counterpoint.trainer.loader import LoaderEpochs, first_batch, seeded_batches
 from counterpoint.trainer.spec import Data, Example, RandomDataset, SizedDataset

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from counterpoint.core.durations import Duration
+from counterpoint.core.declare.durations import Duration
 
 __all__ = ["MARK", "Setting", "WithPlainDefaults", "far_limit", "settings_of"]
 

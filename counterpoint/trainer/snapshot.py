@@ -11,10 +11,10 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from counterpoint.core.engine import Engine
 from counterpoint.core.errors import CheckpointError
-from counterpoint.core.runnable import Plan
-from counterpoint.core.wrappers import load_state, state_of
+from counterpoint.core.run.plan import Plan
+from counterpoint.core.run.training.engine import Engine
+from counterpoint.core.run.training.wrappers import load_state, state_of
 from counterpoint.trainer.checkpoint import Checkpoint, join_optimizer, split_optimizer
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import TrainingMetrics

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import DataError
-from counterpoint.core.rng import Rng
 
 __all__ = [
     "ComponentConfig",

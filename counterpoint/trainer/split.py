@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from counterpoint.core.kinds import Axis
-from counterpoint.core.member import Member
-from counterpoint.core.runnable import Plan
+from counterpoint.core.declare.kinds import Axis
+from counterpoint.core.plan.member import Member
+from counterpoint.core.run.plan import Plan
 
 __all__ = ["Split", "microbatch_notes", "split_changes"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
 from counterpoint.core.errors import ConfigError
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.snapshot import flat
 from counterpoint.trainer.yaml import dump_config

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from counterpoint.core.effects import Phase
+from counterpoint.core.declare.effects import Phase
+from counterpoint.core.declare.kinds import Field
 from counterpoint.core.errors import ConfigError, RunError
-from counterpoint.core.kinds import Field
-from counterpoint.core.runnable import Plan
+from counterpoint.core.run.plan import Plan
 from counterpoint.trainer.checkpoint import Checkpoint, list_checkpoints
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.data_record import data_record

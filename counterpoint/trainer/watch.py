@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from counterpoint.core.describe import describe_draws
 from counterpoint.core.errors import NonFiniteLossError
+from counterpoint.core.run.batch.draws import describe_draws
 
 __all__ = ["LossWatch", "describe_draws"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.kinds import INPUT_KINDS
+from counterpoint.core.declare.kinds import INPUT_KINDS
 
 CLASSES = 4
 SHAPE = (3, 5, 7)  # neither square nor even, so that a mistaken axis shows

@@ -23,10 +23,10 @@ from torch.utils._pytree import tree_leaves
 
 import counterpoint as cp
 from counterpoint.algorithms.trivial_augment import OPERATIONS
-from counterpoint.core.calls import Call, map_draws
-from counterpoint.core.dice import Dice
-from counterpoint.core.intake import check_batch
-from counterpoint.core.kinds import IMAGES
+from counterpoint.core.declare.kinds import IMAGES
+from counterpoint.core.run.batch.calls import Call, map_draws
+from counterpoint.core.run.batch.validation import check_batch
+from counterpoint.core.run.dice import Dice
 from tests.algorithms.batches import SHAPE, images, plan_for, targets
 from tests.algorithms.cases import CASES, Case, EditCase
 

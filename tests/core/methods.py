@@ -9,9 +9,9 @@ from torch import Tensor
 
 import counterpoint as cp
 from counterpoint.core import Facts, Terms, compose
+from counterpoint.core.declare.kinds import TASKS
 from counterpoint.core.errors import UnknownNameError
-from counterpoint.core.kinds import TASKS
-from counterpoint.core.schedule import Clock
+from counterpoint.core.plan.schedule import Clock
 
 
 class Scale(cp.Algorithm[None], name="scale"):

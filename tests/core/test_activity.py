@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import counterpoint as cp
 from counterpoint.algorithms import EMA, SWA, CutOut, GradientClipping, MixUp, OneOf
 from counterpoint.core import Terms
-from counterpoint.core.mend import mend
+from counterpoint.core.check.fixes.changes import mend
 
 FACTS: dict[str, Any] = {"task": "multiclass", "num_classes": 10, "steps_per_epoch": 5, "max_duration": "2ep"}
 TOTAL = 10

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 import counterpoint as cp
 from counterpoint.algorithms import EMA, SAM, CutMix, CutOut, GradientClipping, LabelSmoothing, MixUp, OneOf
 from counterpoint.core import Duration, Facts, Terms, compose
+from counterpoint.core.declare.kinds import TASKS
 from counterpoint.core.faults import CODES
-from counterpoint.core.fitting import check_model
-from counterpoint.core.kinds import TASKS
-from counterpoint.core.schedule import Clock
+from counterpoint.core.plan.schedule import Clock
+from counterpoint.core.run.training.model_requirements import check_model
 from tests.core.methods import Blend, Hole, Normal, Recolor, Scale, Trace, Twice, check, codes, resolve
 
 CLASSES = {"task": "multiclass", "num_classes": 10}

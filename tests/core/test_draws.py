@@ -10,7 +10,7 @@ from torch import Tensor
 
 import counterpoint as cp
 from counterpoint.algorithms import CutOut, OneOf
-from counterpoint.core.dice import Dice
+from counterpoint.core.run.dice import Dice
 from tests.core.methods import check
 
 SPEC = cp.BatchSpec(4, (1, 8, 8), 4)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.algorithms import EMA, MixUp
-from counterpoint.core.dice import Dice
+from counterpoint.core.run.dice import Dice
 from tests.core.methods import LOG, Scale, Trace, Twice, check
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.algorithms import SelectiveBackprop
-from counterpoint.core.dice import Dice
-from counterpoint.core.passes import Part, Passes
+from counterpoint.core.run.dice import Dice
+from counterpoint.core.run.training.accumulation import Part, Passes
 from tests.algorithms.batches import CLASSES, images, plan_for, targets
 from tests.algorithms.training import Net, snapshot
 from tests.core.methods import check
@@ -211,7 +211,9 @@ def test_draws_are_listed_of_the_methods_that_act(
     methods: list[Any], compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
-    monkeypatch.setattr("counterpoint.core.compiled.ACTIVE_SETS", 1)  # then methods that do not act are drawn for too
+    monkeypatch.setattr(
+        "counterpoint.core.run.batch.compilation.ACTIVE_SETS", 1
+    )  # then methods that do not act are drawn for too
     chance = [{**({"name": method} if isinstance(method, str) else method), "p": 0.5} for method in methods]
     plan = plan_for(chance, contract="off", compile=compiled)
     engine, found = cp.Engine(plan, model=nn.Identity()), set()

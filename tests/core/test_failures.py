@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.core import Facts, compose
-from counterpoint.core.effects import Contract
-from counterpoint.core.failures import describe_error
-from counterpoint.core.kinds import TASKS
-from counterpoint.core.schedule import Clock
+from counterpoint.core.declare.effects import Contract
+from counterpoint.core.declare.kinds import TASKS
+from counterpoint.core.plan.schedule import Clock
+from counterpoint.core.run.failures import describe_error
 from tests.core.methods import Scale, resolve
 
 pytestmark = pytest.mark.kind("26")

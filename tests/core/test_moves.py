@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 import counterpoint as cp
 from counterpoint.algorithms import CutOut, LabelSmoothing, MixUp
-from counterpoint.core.calls import BoundEdit, Call
-from counterpoint.core.moves import move_draws, moved
+from counterpoint.core.run.batch.calls import BoundEdit, Call
+from counterpoint.core.run.batch.device_transfer import move_draws, moved
 
 
 class Crossings(TorchDispatchMode):

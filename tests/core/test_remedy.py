@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
-from counterpoint.core.mend import mend
+from counterpoint.core.check.fixes.changes import mend
 from tests.core.methods import Blend, Hole, Normal, Recolor, Scale, Trace
 
 

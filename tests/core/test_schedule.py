@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import counterpoint as cp
 from counterpoint.algorithms import CutMix, CutOut, MixUp
-from counterpoint.core.schedule import Schedule
+from counterpoint.core.plan.schedule import Schedule
 
 HORIZON = 400
 """Longer than the latest start and two of the longest common rhythms."""

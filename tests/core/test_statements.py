@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import counterpoint as cp
 from counterpoint.algorithms import MixUp
 from counterpoint.core import Terms
-from counterpoint.core.mend import mend
+from counterpoint.core.check.fixes.changes import mend
 from tests.anything import KNOT, LOOP, Seven, anything
 
 ARGUMENTS = sorted(inspect.signature(cp.compose).parameters)

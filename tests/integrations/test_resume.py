@@ -20,7 +20,7 @@ from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
 
 import counterpoint as cp
 from counterpoint.algorithms import MixUp
-from counterpoint.core import origin
+from counterpoint.core.run.training import origin
 from counterpoint.integrations import transformers_weights
 from counterpoint.integrations.accelerate import AcceleratedSteps
 from counterpoint.integrations.average import average_from

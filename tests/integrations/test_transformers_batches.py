@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import counterpoint as cp
-from counterpoint.core.describe import describe_draws
+from counterpoint.core.run.batch.draws import describe_draws
 from counterpoint.integrations.transformers_batches import batches_in, counted, describe_batches, weighed_loss
 from tests.integrations.lit import compose
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from counterpoint.core import Algorithm
-from counterpoint.core.kinds import Claim, Kind
+from counterpoint.core.declare.kinds import Claim, Kind
 from tests.laws.case import Small
 
 __all__ = ["Draft", "altered", "claims_of", "clash", "leaves"]

@@ -13,8 +13,8 @@ from torch import nn
 
 import counterpoint as cp
 from counterpoint.core import Terms
-from counterpoint.core.mend import identity_of, mend
-from counterpoint.core.remedy import Choose, Drop, Remedy, State, decides
+from counterpoint.core.check.fixes.changes import identity_of, mend
+from counterpoint.core.remedies import Choose, Drop, Remedy, State, decides
 from tests.laws.case import CLASSES
 from tests.laws.draft import altered
 from tests.laws.mistakes import BY_THE_MODEL, MISTAKES, an_unknown_loss

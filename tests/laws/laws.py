@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import counterpoint as cp
-from counterpoint.core.algorithm import build
-from counterpoint.core.effects import Contract
-from counterpoint.core.member import Member
-from counterpoint.core.schedule import Schedule
-from counterpoint.core.steps import BatchStep
-from counterpoint.core.wiring import judge
+from counterpoint.core.check.constraints import judge
+from counterpoint.core.declare.algorithm import build
+from counterpoint.core.declare.effects import Contract
+from counterpoint.core.plan.member import Member
+from counterpoint.core.plan.schedule import Schedule
+from counterpoint.core.plan.steps import BatchStep
 from tests.laws.case import CLASSES, STEPS, Composition, Edited, bits, edited
 from tests.laws.draft import altered
 from tests.laws.settings import registered

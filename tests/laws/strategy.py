@@ -14,7 +14,7 @@ import torch
 from hypothesis import strategies as st
 
 from counterpoint.core import Algorithm
-from counterpoint.core.kinds import DENSE, INDEX, INPUT_KINDS, TASKS
+from counterpoint.core.declare.kinds import DENSE, INDEX, INPUT_KINDS, TASKS
 from counterpoint.losses import resolve_loss
 from counterpoint.losses.outputs import LOG_PROBABILITIES
 from tests.laws.case import CLASSES, Composition

@@ -15,8 +15,8 @@ from torch import Tensor
 import counterpoint as cp
 from counterpoint import functional as CF
 from counterpoint.algorithms import CutMix, CutOut, LabelSmoothing, Normalize
-from counterpoint.core.commute import commute
-from counterpoint.core.effects import TransformEffect
+from counterpoint.core.check.commutation import commute
+from counterpoint.core.declare.effects import TransformEffect
 
 pytestmark = pytest.mark.kind("5")
 

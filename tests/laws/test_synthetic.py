@@ -10,8 +10,8 @@ import pytest
 
 import counterpoint as cp
 from counterpoint.core import Facts, Form, compose
-from counterpoint.core.kinds import TASKS
-from counterpoint.core.remedy import Drop
+from counterpoint.core.declare.kinds import TASKS
+from counterpoint.core.remedies import Drop
 from tests.laws.tally import Tally
 
 TABLE: list[cp.Declaration] = []

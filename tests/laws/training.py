@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import counterpoint as cp
-from counterpoint.core.mend import mend
+from counterpoint.core.check.fixes.changes import mend
 from tests.laws.case import STEPS, Composition
 from tests.laws.mistakes import BY_THE_MODEL
 from tests.laws.tally import Tally

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from counterpoint.core.declare.kinds import MULTI_HOT
 from counterpoint.core.errors import ConfigError, DataError
-from counterpoint.core.kinds import MULTI_HOT
 from counterpoint.losses import binary_cross_entropy, binary_cross_entropy_with_logits
 from counterpoint.losses.binary import spec_of_logits, spec_of_probabilities
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import counterpoint as cp
 from counterpoint.core import Terms
-from counterpoint.core.kinds import DENSE
+from counterpoint.core.declare.kinds import DENSE
 from counterpoint.losses import FocalLoss
 
 CLASSES = {"task": "multiclass", "num_classes": 4, "inputs": "features"}

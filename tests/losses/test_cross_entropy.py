@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from counterpoint.core.declare.kinds import DENSE, INDEX, SMOOTHING
 from counterpoint.core.errors import ConfigError, DataError
-from counterpoint.core.kinds import DENSE, INDEX, SMOOTHING
 from counterpoint.losses.cross_entropy import cross_entropy, dense_cross_entropy, spec_of
 from tests.losses import naive
 from tests.losses.parts import value_and_gradient

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.errors import DataError
-from counterpoint.core.loss import LossSpec
 from counterpoint.losses import BinaryFocalLoss, FocalLoss, resolve_loss
 from tests.losses import naive
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from counterpoint.core.declare.kinds import DENSE
 from counterpoint.core.errors import ConfigError, DataError
-from counterpoint.core.kinds import DENSE
 from counterpoint.losses import kl_divergence
 from counterpoint.losses.kl import spec_of
 from tests.losses import naive

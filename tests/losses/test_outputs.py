@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.fitting import check_model
+from counterpoint.core.run.training.model_requirements import check_model
 from counterpoint.losses import (
     LOG_PROBABILITIES,
     LOGITS,

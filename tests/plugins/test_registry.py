@@ -15,10 +15,10 @@ from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Entry, Re
 GROUP = "counterpoint.algorithms"
 SETTINGS = "from pydantic import BaseModel\nclass Thing(BaseModel):\n    def build(self):\n        return 1\n"
 METHOD = """
-from counterpoint.core.algorithm import Algorithm
-from counterpoint.core.declare import transform
-from counterpoint.core.effects import Law
-from counterpoint.core.kinds import CONTINUOUS
+from counterpoint.core.declare.algorithm import Algorithm
+from counterpoint.core.declare.decorators import transform
+from counterpoint.core.declare.effects import Law
+from counterpoint.core.declare.kinds import CONTINUOUS
 
 class Grey(Algorithm, name="grey"):
     @transform(inputs=CONTINUOUS, law=Law.RECOLOR)

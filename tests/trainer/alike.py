@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 import counterpoint as cp
 from counterpoint.algorithms.mixup import mix
-from counterpoint.core.kinds import CONTINUOUS, MIXABLE, MIXING
+from counterpoint.core.declare.kinds import CONTINUOUS, MIXABLE, MIXING
 from tests.trainer.support import blobs
 
 SIZE, CLASSES, SHAPE = 96, 5, (6,)

@@ -24,7 +24,7 @@ import torch
 
 import counterpoint as cp
 from counterpoint.algorithms import averaging
-from counterpoint.core.engine import Engine
+from counterpoint.core.run.training.engine import Engine
 from counterpoint.trainer.loop import Loop
 from counterpoint.trainer.metrics import EvaluationMetrics
 from counterpoint.trainer.rundir import RunDirectory

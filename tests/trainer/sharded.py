@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 import counterpoint as cp
-from counterpoint.core.shares import shares
+from counterpoint.core.run.training.shares import shares
 from tests.trainer.alike import CLASSES, WEIGHT, PairMix, global_batches, small_model
 
 RECIPES: dict[str, list[Any]] = {

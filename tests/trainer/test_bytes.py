@@ -14,8 +14,8 @@ from torch.utils.data import TensorDataset
 import counterpoint as cp
 from counterpoint.algorithms import Normalize
 from counterpoint.cli import main
+from counterpoint.core.declare.kinds import BYTES, UNIT
 from counterpoint.core.errors import ConfigError
-from counterpoint.core.kinds import BYTES, UNIT
 from counterpoint.trainer import DataSpec
 from tests.trainer.support import assert_equal, write_images
 

@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from counterpoint.algorithms import EMA, CutMix, MixUp, OneOf
-from counterpoint.core.durations import Duration
+from counterpoint.core.declare.durations import Duration
 from counterpoint.core.errors import ConfigError
 from counterpoint.losses.registered import CrossEntropy, MeanSquaredError
 from counterpoint.trainer.config import RunConfig

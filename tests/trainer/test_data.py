@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 import counterpoint as cp
+from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import DataError
-from counterpoint.core.rng import Rng
 from counterpoint.trainer.crops import centre_box, random_box
 from counterpoint.trainer.data import Digits, ImageFolder
 from counterpoint.trainer.spec import DataSpec, RandomDataset

@@ -11,8 +11,8 @@ from torch import nn
 
 import counterpoint as cp
 from counterpoint.cli import main
+from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import RunError
-from counterpoint.core.rng import Rng
 from counterpoint.trainer.loop import Loop
 from counterpoint.trainer.sampler import EpochSampler
 from counterpoint.trainer.yaml import dump_config

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.rng import Rng
+from counterpoint.core.declare.randomness import Rng
 from counterpoint.trainer.watch import LossWatch
 from tests.trainer.support import config, lines
 

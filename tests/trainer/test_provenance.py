@@ -109,7 +109,7 @@ def test_a_plugin_that_has_changed_is_not_resumed(
 @pytest.mark.slow
 @pytest.mark.kind("3")
 @pytest.mark.parametrize(
-    ("file", "refused"), [("algorithms/mixup.py", True), ("core/rng.py", True), ("cli/app.py", False)]
+    ("file", "refused"), [("algorithms/mixup.py", True), ("core/declare/randomness.py", True), ("cli/app.py", False)]
 )
 def test_a_checkout_that_has_changed_is_not_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, refused: bool
@@ -161,7 +161,10 @@ def test_code_is_written_into_plan_config_checkpoint_and_weights(tmp_path: Path)
     checkpoint, _ = latest_checkpoint(folder / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.data["code"]["components"] == components
-    assert checkpoint.data["code"]["packages"]["counterpoint"]["files"].keys() >= {"core/rng.py", "algorithms/mixup.py"}
+    assert checkpoint.data["code"]["packages"]["counterpoint"]["files"].keys() >= {
+        "core/declare/randomness.py",
+        "algorithms/mixup.py",
+    }
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert json.loads(file.metadata()["counterpoint"])["code"] == components
 

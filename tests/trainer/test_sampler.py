@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import DataError
-from counterpoint.core.rng import Rng
 from counterpoint.trainer.data import ImageFolder
 from counterpoint.trainer.examples import Failure
 from counterpoint.trainer.sampler import EpochSampler, evaluation_loader, train_loader

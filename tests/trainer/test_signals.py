@@ -15,8 +15,8 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint.core.engine import Engine
 from counterpoint.core.errors import RunError
+from counterpoint.core.run.training.engine import Engine
 from counterpoint.trainer import loop, stop
 from counterpoint.trainer.checkpoint import list_checkpoints
 from counterpoint.trainer.metrics import EvaluationMetrics

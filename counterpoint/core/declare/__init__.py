@@ -1,0 +1,1 @@
+"""What an author writes with: the base class, decorators, effects, kinds, events, batches and randomness."""

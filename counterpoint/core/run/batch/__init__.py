@@ -1,0 +1,1 @@
+"""The pass of one batch through the steps of a plan."""

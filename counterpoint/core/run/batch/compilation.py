@@ -1,0 +1,180 @@
+"""The batch steps of a plan as one compiled function for each set of methods that act."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import FunctionType
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from counterpoint.core.declare.batch import Batch
+from counterpoint.core.run.batch.buffers import empty_like
+from counterpoint.core.run.batch.calls import Call, map_draws, run_calls
+from counterpoint.core.run.batch.device_transfer import moved
+
+__all__ = ["ACTIVE_SETS", "VARIANTS", "Calls", "Compiled"]
+
+_log = logging.getLogger("counterpoint")
+
+ACTIVE_SETS = 8
+"""How many sets of acting methods get a function of their own; one more computes them all and selects."""
+
+VARIANTS = 32
+"""How many functions a plan compiles. Batches that would need more, of ever other shapes, run step by step."""
+
+_FUSED: dict[str, Any] = {
+    "realize_reads_threshold": 1000,
+    "realize_acc_reads_threshold": 1000,
+    "realize_opcount_threshold": 10000,
+}
+"""Compiler settings: compute a partner's values again instead of storing the whole batch in between."""
+
+
+class Calls(Protocol):
+    """What gives the edits of a batch: those that act on it, or with ``everyone`` all."""
+
+    def __call__(self, *, everyone: bool = False) -> list[Call]:
+        """Return the edits, in order."""
+        ...
+
+
+class Compiled:
+    """Runs edits as compiled functions, each compiled when it is needed for the second time.
+
+    A function serves one set of acting methods and one form of batch and draws, so that no number that is drawn leads
+    to another. Its results are the caller's for as long as they are held. Where nothing can be compiled, this says so
+    once, as a ``RuntimeWarning``, and runs the edits one by one. ``backend`` is one of ``torch.compile``.
+    """
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self._backend = backend
+        self._variants: dict[_Key, _Variant] = {}
+        self._works = True
+
+    def __getstate__(self) -> dict[str, object]:
+        # Another process may have a compiler where this one has none.
+        return {**self.__dict__, "_works": True}
+
+    def run(self, batch: Batch, calls: Calls) -> Batch:
+        """Return the batch after its edits."""
+        acting = calls()
+        if not self._works or not acting or batch.further:
+            return run_calls(acting, batch)
+        form = _form_of(batch)
+        key = _Key(form, _signature(acting))
+        variant = self._variants.get(key)
+        if variant is None and sum(known.form == form for known in self._variants) >= ACTIVE_SETS:
+            acting = calls(everyone=True)
+            key = _Key(form, _signature(acting), selects=True)
+            variant = self._variants.get(key)
+        if variant is None:
+            edited = run_calls([call for call in acting if call.active], batch)
+            if len(self._variants) < VARIANTS:
+                self._variants[key] = _Variant(self._backend, acting, batch, edited, selects=key.selects)
+            return edited
+        try:
+            return variant.run(acting, batch)
+        except _compiler_errors() as error:
+            self._works = False
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(
+                f"the plan cannot be compiled here and runs step by step: {reason} (a transform that the compiler "
+                "cannot take is declared with eager=True)",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return run_calls([call for call in acting if call.active], batch)
+
+
+class _Key(NamedTuple):
+    """What a function is for: the form of the batch, and the names and the forms of the draws of its edits."""
+
+    form: tuple[object, ...]
+    calls: tuple[str, ...]
+    selects: bool = False
+
+
+class _Variant:
+    """A function for edits of certain names, with what its results look like."""
+
+    def __init__(self, backend: str, calls: Sequence[Call], batch: Batch, edited: Batch, *, selects: bool) -> None:
+        self._backend = backend
+        self._inputs = None if edited.inputs is batch.inputs else edited.inputs.to("meta")
+        held = replace(edited, inputs=torch.empty(0), targets=torch.empty(0), given_targets=None)
+        self._facts = replace(held, writable=self._inputs is not None)
+        self._selects = selects
+        self._chain: Callable[..., tuple[Tensor, Tensor]] | None = None
+        self._names = ", ".join(call.edit.name for call in calls)
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy compiles its own function where this one has one, and so gives the same bits.
+        return {**self.__dict__, "_chain": None}
+
+    def run(self, calls: Sequence[Call], batch: Batch) -> Batch:
+        if self._chain is None:
+            _log.info("compiling %s: this batch takes longer", self._names)
+            self._chain = _compiled(self._backend, calls, batch, selects=self._selects)
+        device = batch.inputs.device
+        flags = _flags(calls, device) if self._selects else None
+        out = empty_like(self._inputs) if self._inputs is not None and device.type == "cpu" else None
+        inputs, targets = self._chain(batch.inputs, batch.targets, [call.draws for call in calls], flags, out)
+        edited = replace(self._facts, inputs=inputs, targets=targets, given_targets=batch.given_targets)
+        return replace(edited, writable=self._facts.writable or batch.writable)
+
+
+def _compiled(
+    backend: str, calls: Sequence[Call], batch: Batch, *, selects: bool
+) -> Callable[..., tuple[Tensor, Tensor]]:
+    facts = (batch.inputs_kind, batch.targets_kind, batch.task, batch.num_classes)
+    edits = [(call.edit, selects and not call.certain) for call in calls]
+
+    def chain(
+        inputs: Tensor, targets: Tensor, draws: Sequence[Any], flags: Tensor | None, out: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        batch = Batch(inputs, targets, *facts)
+        for number, (edit, conditional) in enumerate(edits):
+            edited = edit(batch, draws[number])
+            batch = _select(flags[number], edited, batch) if flags is not None and conditional else edited
+        return batch.inputs if out is None else out.copy_(batch.inputs), batch.targets
+
+    # The compiler counts what it compiles by code object and stops at eight: each function gets a code of its own.
+    own = FunctionType(chain.__code__.replace(), chain.__globals__, chain.__name__, None, chain.__closure__)
+    options = _FUSED if backend == "inductor" else None
+    return torch.compile(own, fullgraph=True, dynamic=False, backend=backend, options=options)
+
+
+def _select(active: Tensor, edited: Batch, batch: Batch) -> Batch:
+    return replace(
+        edited,
+        inputs=torch.where(active, edited.inputs, batch.inputs),
+        targets=torch.where(active, edited.targets, batch.targets),
+    )
+
+
+def _flags(calls: Sequence[Call], device: torch.device) -> Tensor:
+    return moved([torch.tensor([call.active for call in calls])], device)[0]
+
+
+def _form_of(batch: Batch) -> tuple[object, ...]:
+    return (_described(batch.inputs), _described(batch.targets), batch.inputs_kind, batch.targets_kind)
+
+
+def _signature(calls: Sequence[Call]) -> tuple[str, ...]:
+    return tuple(f"{call.edit.name} {map_draws(_described, call.draws)!r}" for call in calls)
+
+
+def _described(tensor: Tensor) -> tuple[object, ...]:
+    return (tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
+
+
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    # Importing the compiler takes seconds.
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    return (TorchDynamoException, InductorError)

@@ -1,0 +1,202 @@
+"""The plan that users hold: the data of a check, with what runs it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from counterpoint.core.arguments import flag, whole_number
+from counterpoint.core.declare.batch import Batch, BatchSpec, Inputs, checked_spec
+from counterpoint.core.declare.loss import check_shapes, check_values
+from counterpoint.core.errors import CounterpointError, EngineRequiredError
+from counterpoint.core.plan.data import PlanData
+from counterpoint.core.plan.explanation import explain
+from counterpoint.core.plan.serialization import fingerprint, to_data
+from counterpoint.core.run.batch.runner import Runner
+from counterpoint.core.run.dice import process_rank
+
+__all__ = ["Plan"]
+
+_LOSS = "plan.loss"
+"""The name under which checks of the loss are counted; no algorithm has a dot in its name."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Plan(PlanData):
+    """An order of steps that has been proved to fit: made by ``compose``, never by hand.
+
+    ``plan(inputs, targets, step=…)`` edits a batch. ``plan.loss(outputs, targets)`` is the loss, exact on the edited
+    targets. ``plan.order`` names the steps; ``print(plan)`` explains them, with the kinds between them and the reasons
+    for the order. ``plan.fingerprint`` is equal for plans that do the same.
+
+    >>> import torch, counterpoint as cp
+    >>> plan = cp.compose(["mixup"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3, seed=17)
+    >>> plan.order
+    ('dense_targets', 'mixup')
+    >>> x, y = plan(torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]), step=0)
+    >>> y.shape, y.dtype
+    (torch.Size([4, 3]), torch.float32)
+    """
+
+    backend: str | None = None
+    """The backend of ``torch.compile`` for the batch steps, ``None`` where they run one by one."""
+    runner: Runner = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "runner", Runner(self, self.backend))
+
+    @classmethod
+    def of(cls, data: PlanData, *, backend: str | None = None) -> Plan:
+        """Return the plan that runs the result of a check."""
+        return cls(**{part.name: getattr(data, part.name) for part in fields(data)}, backend=backend)
+
+    def __repr__(self) -> str:
+        """Return the plan in one line; ``str`` returns the explanation."""
+        stated = [f"order={self.order}", f"task={self.facts.task.name!r}"]
+        stated += [f"num_classes={self.facts.num_classes}"] if self.facts.num_classes is not None else []
+        stated += [f"inputs={self.facts.inputs.name!r}"]
+        stated += [f"loss={self.loss_spec.name!r}"] if self.loss_spec is not None else []
+        return f"Plan({', '.join([*stated, f'seed={self.facts.seed}'])})"
+
+    def __str__(self) -> str:
+        """Return the explanation."""
+        return self.explain()
+
+    @cached_property
+    def _varies(self) -> bool:
+        """Whether a batch step does something else at another step."""
+        members = [*(step.work for step in self.steps), *(leaf for step in self.steps for leaf in step.work.leaves)]
+        return any(member.random or not member.schedule.unconditional for member in members)
+
+    @cached_property
+    def _beyond_batches(self) -> tuple[str, ...]:
+        """The names of what needs the loop, or the model."""
+        asking = [step.name for step in self.steps if any(effect.sample_losses for effect in step.effects)]
+        return tuple(dict.fromkeys([*(hook.name for hook in self.hooks), *asking]))
+
+    @overload
+    def __call__(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        step: int,
+        *,
+        rank: int | None = None,
+        donate: bool = False,
+        repeat: bool = False,
+    ) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def __call__(
+        self,
+        inputs: tuple[Tensor, ...],
+        targets: Tensor,
+        step: int,
+        *,
+        rank: int | None = None,
+        donate: bool = False,
+        repeat: bool = False,
+    ) -> tuple[tuple[Tensor, ...], Tensor]: ...
+
+    def __call__(
+        self,
+        inputs: Inputs,
+        targets: Tensor,
+        step: int,
+        *,
+        rank: int | None = None,
+        donate: bool = False,
+        repeat: bool = False,
+    ) -> tuple[Inputs, Tensor]:
+        """Edit a device batch.
+
+        ``inputs`` is (N, ...) and ``targets`` as the task says; ``step`` counts device batches from 0. ``rank`` is the
+        number of this process (``None``: what torch.distributed says, else 0). ``donate=True`` allows the plan to edit
+        ``inputs`` in place; otherwise a tensor of the caller's is never changed. ``inputs`` may also be a tuple of
+        tensors of one kind, and of one shape where a method edits positions or channels: all are edited with the same
+        draws, and come back as a tuple. Raises ``EngineRequiredError`` if the plan has hooks, ``DataError`` for a batch
+        that is not what was stated, and ``ArgumentError`` for other arguments of a wrong type or value.
+
+        A plan that is called twice for a step of a rank says so once, as a ``RepeatedStepWarning``: a loop that forgets
+        to count gets the same draws for each batch. ``repeat=True`` is for calls that edit a step again on purpose.
+        """
+        if self._beyond_batches:
+            raise EngineRequiredError(
+                f"this plan does more than edit batches ({', '.join(self._beyond_batches)}), which a call would drop: "
+                "use counterpoint.Engine(plan, model=model, optimizer=optimizer), or leave them out of the list"
+            )
+        number = whole_number("step", step)
+        own = process_rank() if rank is None else whole_number("rank", rank)
+        batch, _ = self.runner.edit(inputs, targets, number, rank=own, donate=donate)
+        if not flag("repeat", repeat) and self._varies:
+            self.runner.progress.call(number, own)
+        return _as_given(inputs, batch), batch.targets
+
+    @overload
+    def prepare(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    @overload
+    def prepare(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]: ...
+
+    def prepare(self, inputs: Inputs, targets: Tensor) -> tuple[Inputs, Tensor]:
+        """Return an unedited batch as the model and the loss take it, for evaluation.
+
+        Only the steps that change the kind of a field run, such as a normalisation, which the model needs in evaluation
+        as in training. ``inputs`` may be a tuple, as in a call. Raises ``DataError`` for a batch that is not what was
+        stated.
+        """
+        batch = self.runner.prepare(inputs, targets)
+        return _as_given(inputs, batch), batch.targets
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of a model's outputs at targets of the kind that the plan gives.
+
+        Shapes of outputs and targets, and class indices on the CPU, are compared with each other and with the number of
+        classes. In the first calls the values of the outputs are compared with what the loss takes, as logits where it
+        takes log-probabilities. Raises ``DataError`` where something does not fit, and ``CounterpointError`` if the
+        plan was composed without a loss.
+        """
+        if self.loss_spec is None:
+            raise CounterpointError("this plan was composed without a loss: give compose a loss=")
+        if not torch.compiler.is_compiling():
+            classes = self.facts.num_classes if self.facts.task.classes else None
+            check_shapes(self.loss_spec, outputs, targets, classes)
+            if self.runner.progress.check(self.contract, (_LOSS,)):
+                check_values(self.loss_spec, outputs)
+        return self.loss_spec.function(outputs, targets)
+
+    def explain(self, *, pairs: bool = False) -> str:
+        """Return the plan in words, at most 80 columns wide; with ``pairs``, the rule and reason for every pair."""
+        return explain(self, pairs=flag("pairs", pairs))
+
+    def draws(self, step: int, batch: BatchSpec, *, rank: int = 0) -> dict[str, Any]:
+        """Return what every method that acts on a device batch draws for it, by its name in the plan.
+
+        ``step`` counts device batches; ``batch`` says how large it is. Of a choice the chosen branch is named. Raises
+        ``ArgumentError`` for arguments of a wrong type or value.
+        """
+        spec = checked_spec(batch, self.facts.inputs)
+        return self.runner.drawn(whole_number("step", step), spec, whole_number("rank", rank))
+
+    def to_data(self) -> dict[str, Any]:
+        """Return everything that decides what the plan does, as plain data."""
+        return to_data(self)
+
+    def to_json(self) -> str:
+        """Return the plan as JSON, with its fingerprint and the pairs that the list decided or did not decide."""
+        pairs = [pair._asdict() for pair in self.pairs]
+        return json.dumps({**self.to_data(), "pairs": pairs, "fingerprint": self.fingerprint}, indent=2)
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of everything that decides what the plan does; lists that give the same plan share it."""
+        return fingerprint(self)
+
+
+def _as_given(inputs: Inputs, batch: Batch) -> Inputs:
+    return batch.inputs if isinstance(inputs, Tensor) else batch.all_inputs

@@ -1,0 +1,1 @@
+"""The events of a training loop: hooks, state, accumulation and the optimizer step."""
