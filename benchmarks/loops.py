@@ -27,7 +27,7 @@ from benchmarks.batches import CHAIN, COMPILED, EAGER, Goal, bytes_and_labels
 from benchmarks.check import CLASSES
 from benchmarks.contenders import Ours
 from benchmarks.timing import medians
-from counterpoint.core.run.batch.buffers import empty_like
+from counterpoint.core.tensors.buffers import empty_like
 
 __all__ = ["measure"]
 

@@ -19,7 +19,7 @@ from counterpoint.algorithms import trivial_augment as _trivial
 from counterpoint.core.arguments import MOST
 from counterpoint.core.declare import signatures as _check
 from counterpoint.core.declare import targets as _targets
-from counterpoint.core.declare.tensors import FLOATING
+from counterpoint.core.tensors.checks import FLOATING
 
 __all__ = [
     "affine",

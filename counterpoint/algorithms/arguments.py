@@ -11,8 +11,8 @@ from torch import Tensor
 from counterpoint.algorithms.trivial_augment import OPERATIONS
 from counterpoint.core.arguments import shown
 from counterpoint.core.declare.signatures import check_device, each, image, one_of, real, sequence, tensor, whole
-from counterpoint.core.declare.tensors import FLOATING, check_tensor
 from counterpoint.core.errors import ArgumentError, DataError
+from counterpoint.core.tensors.checks import FLOATING, check_tensor
 
 __all__ = [
     "AVERAGED",

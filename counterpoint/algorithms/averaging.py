@@ -13,9 +13,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from counterpoint.core import Algorithm, Event, Outcome, Scope, after, around
 from counterpoint.core.declare.kinds import EVALUATION_WEIGHTS
-from counterpoint.core.run.sharding import local
-from counterpoint.core.run.training.saved_tensors import SavedTensors, write
-from counterpoint.core.run.training.wrappers import named_tensors
+from counterpoint.core.tensors.names import named_tensors
+from counterpoint.core.tensors.saved import SavedTensors, write
+from counterpoint.core.tensors.sharding import local
 
 __all__ = ["Average", "WeightAverage", "moving_average"]
 

@@ -25,7 +25,7 @@ from counterpoint.algorithms.mixup import mix
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
 from counterpoint.core.declare.kinds import IMAGES, MIXABLE, MIXING
 from counterpoint.core.errors import DataError
-from counterpoint.core.run.batch.buffers import empty_like
+from counterpoint.core.tensors.buffers import empty_like
 
 __all__ = ["CutMix", "Pasting", "cutmix"]
 

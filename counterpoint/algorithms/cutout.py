@@ -13,7 +13,7 @@ from counterpoint.algorithms.forms import as_bits, in_passes, one_by_one
 from counterpoint.core import Algorithm, Batch, BatchSpec, Declaration, Edit, Form, Law, Rng, transform
 from counterpoint.core.declare import kinds as K
 from counterpoint.core.errors import DataError
-from counterpoint.core.run.batch.buffers import empty_like
+from counterpoint.core.tensors.buffers import empty_like
 
 __all__ = ["CutOut", "cutout", "ignore_holes"]
 

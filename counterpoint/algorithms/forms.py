@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from counterpoint.core.run.batch.buffers import empty_like
+from counterpoint.core.tensors.buffers import empty_like
 
 __all__ = [
     "BLOCK",

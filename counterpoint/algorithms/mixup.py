@@ -14,7 +14,7 @@ from counterpoint.algorithms.forms import from_front, gathered, in_passes, is_pe
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
 from counterpoint.core.declare.kinds import CONTINUOUS, MIXABLE, MIXING
 from counterpoint.core.errors import DataError
-from counterpoint.core.run.batch.buffers import empty_like
+from counterpoint.core.tensors.buffers import empty_like
 
 __all__ = ["MixUp", "Mixing", "mixup"]
 

@@ -13,7 +13,7 @@ from counterpoint.algorithms.forms import BLOCK, in_passes
 from counterpoint.core import Algorithm, Batch, Edit, Form, transform
 from counterpoint.core.declare.kinds import BYTES, NORMALIZED, UNIT, Axis
 from counterpoint.core.errors import DataError
-from counterpoint.core.run.batch.buffers import empty_like
+from counterpoint.core.tensors.buffers import empty_like
 
 __all__ = ["Normalize", "normalize"]
 

@@ -14,7 +14,7 @@ from counterpoint.algorithms.optimized import optimized
 from counterpoint.core import Algorithm, Event, Scope, replace
 from counterpoint.core.declare.kinds import OPTIMIZER_STEP
 from counterpoint.core.errors import RunError
-from counterpoint.core.run.training.saved_tensors import SavedTensors
+from counterpoint.core.tensors.saved import SavedTensors
 
 __all__ = ["SAM", "sam_perturbation"]
 

@@ -1,8 +1,8 @@
 """The core: what a method declares, how a list of methods is checked, and how the checked plan runs.
 
-Read it in this order: ``events``, ``kinds``, ``effects``, ``declare``, ``algorithm`` (what an author states);
-``member``, ``commute``, ``wiring``, ``order``, ``checks``, ``checker`` (how it is verified); ``plan``, ``run``,
-``engine`` (how it runs). Nothing is imported until it is asked for, so that the errors can be had without torch.
+Four rooms: ``declare`` has what an author writes with, ``check`` turns a list of methods into a plan or every fault,
+``plan`` is that result as plain data, and ``run`` does what the plan says. ``check`` and ``run`` meet in the plan.
+Nothing is imported until it is asked for, so that the errors can be had without torch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from counterpoint.core.faults import Fault
     from counterpoint.core.plan.facts import Facts
     from counterpoint.core.run.plan import Plan
+    from counterpoint.core.run.training.accumulation import Part, Passes
     from counterpoint.core.run.training.engine import Engine
+    from counterpoint.core.run.training.shares import shares
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -37,7 +39,9 @@ __getattr__, __dir__ = lazy_names(
         "counterpoint.core.declare.decorators": ("after", "around", "before", "replace", "transform"),
         "counterpoint.core.declare.durations": ("Duration",),
         "counterpoint.core.declare.effects": ("Declaration", "Edit", "Form", "Law"),
+        "counterpoint.core.run.training.accumulation": ("Part", "Passes"),
         "counterpoint.core.run.training.engine": ("Engine",),
+        "counterpoint.core.run.training.shares": ("shares",),
         "counterpoint.core.declare.events": ("Event",),
         "counterpoint.core.plan.facts": ("Facts",),
         "counterpoint.core.faults": ("Fault",),
@@ -66,6 +70,8 @@ __all__ = [
     "LossSpec",
     "Outcome",
     "OutputKind",
+    "Part",
+    "Passes",
     "Plan",
     "Rng",
     "Scope",
@@ -75,5 +81,6 @@ __all__ = [
     "before",
     "compose",
     "replace",
+    "shares",
     "transform",
 ]

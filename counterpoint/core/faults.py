@@ -56,10 +56,9 @@ class Fault:
 
     ``code`` is one of ``CODES`` and stable. ``message`` says what conflicts with what, where and why. ``fix`` says what
     to change, in the terms of the composition. ``algorithms`` names the methods involved, and ``event`` is the value of
-    the ``Event`` where they conflict. ``remedies`` is the fix as data, for ``counterpoint.core.check.fixes.changes.mend``; it is empty
-    if only a person can decide. ``ways`` are all fixes that ``fix`` describes, the one of ``remedies`` first; those
-    with a ``Decide`` leave something to a person. The checker starts from every possible fix, and keeps those that
-    work.
+    the ``Event`` where they conflict. ``remedies`` is the fix as data; it is empty if only a person can decide.
+    ``ways`` are all fixes that ``fix`` describes, the one of ``remedies`` first; those with a ``Decide`` leave
+    something to a person. The checker starts from every possible fix, and keeps those that lead on.
     """
 
     code: str

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.arguments import real_number, written
-from counterpoint.core.declare.tensors import check_tensor
 from counterpoint.core.errors import ArgumentError, ConfigError, DataError, nearest
+from counterpoint.core.tensors.checks import check_tensor
 
 __all__ = [
     "Reduction",

@@ -11,7 +11,7 @@ from torch.nn import functional
 from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT
 from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.declare.targets import dense_targets
-from counterpoint.core.declare.tensors import check_tensor
+from counterpoint.core.tensors.checks import check_tensor
 from counterpoint.losses.checks import (
     Reduction,
     check_weight,

@@ -15,7 +15,7 @@ from counterpoint.core.declare.durations import Duration
 from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.run.plan import Plan
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.core.run.training.wrappers import state_of
+from counterpoint.core.tensors.names import state_of
 from counterpoint.trainer.checkpoint import Checkpoint, checkpoint_path, prune_checkpoints, write_checkpoint
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.examples import batches

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from counterpoint.core.errors import CheckpointError
 from counterpoint.core.run.plan import Plan
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.core.run.training.wrappers import load_state, state_of
+from counterpoint.core.tensors.names import load_state, state_of
 from counterpoint.trainer.checkpoint import Checkpoint, join_optimizer, split_optimizer
 from counterpoint.trainer.config import RunConfig
 from counterpoint.trainer.metrics import TrainingMetrics

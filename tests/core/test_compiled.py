@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 import counterpoint as cp
 from counterpoint.algorithms import CutMix, CutOut, LabelSmoothing, MixUp, Normalize, OneOf, TrivialAugment
-from counterpoint.core import compiled, run
+from counterpoint.core.run.batch import compilation as compiled
+from counterpoint.core.run.batch import runner as run
 from counterpoint.core.run.batch.compilation import Compiled
 from counterpoint.core.run.batch.device_transfer import packed
 from tests.core.methods import Blend, Hole, Recolor, Scale

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import counterpoint as cp
 import counterpoint.functional as CF
 from counterpoint.algorithms import CutMix, CutOut, LabelSmoothing, ManifoldMixup, MixUp, OneOf, forms
-from counterpoint.core.run.batch import buffers as memory
+from counterpoint.core.tensors import buffers as memory
 from tests.algorithms.batches import CLASSES, images, plan_for, targets
 from tests.algorithms.cases import CASES, EditCase
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.run.batch.buffers import LARGE, Recycler
+from counterpoint.core.tensors.buffers import LARGE, Recycler
 from tests.algorithms.batches import images, plan_for, targets
 
 pytestmark = pytest.mark.kind("30")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core import contract, generators
+from counterpoint.core.run.batch import contract, generators
 from counterpoint.core.run.progress import CHECKED
 from tests.algorithms.batches import images, plan_for, targets
 from tests.algorithms.cases import CASES, EditCase

@@ -12,8 +12,8 @@ from torch import Tensor
 from counterpoint.core.arguments import MOST, flag, function, instance, whole_number, written
 from counterpoint.core.declare.kinds import Claim, Field, Kind
 from counterpoint.core.declare.targets import check_classes
-from counterpoint.core.declare.tensors import check_tensor
 from counterpoint.core.errors import ArgumentError, DataError
+from counterpoint.core.tensors.checks import check_tensor
 
 __all__ = ["LossSpec", "OutputKind", "check_shapes", "check_values"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.arguments import flag, real_number, shown, whole_number
-from counterpoint.core.declare.tensors import FLOATING, INTEGER, check_tensor
 from counterpoint.core.errors import ArgumentError, DataError
+from counterpoint.core.tensors.checks import FLOATING, INTEGER, check_tensor
 
 __all__ = [
     "Check",

@@ -12,7 +12,7 @@ from counterpoint.core.errors import CounterpointError, MethodError
 
 __all__ = ["MethodCode", "describe_error"]
 
-_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parents[1])
+_TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
 
 
 def describe_error(error: BaseException) -> str:

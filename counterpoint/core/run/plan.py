@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import Tensor
@@ -15,10 +15,11 @@ from counterpoint.core.declare.batch import Batch, BatchSpec, Inputs, checked_sp
 from counterpoint.core.declare.loss import check_shapes, check_values
 from counterpoint.core.errors import CounterpointError, EngineRequiredError
 from counterpoint.core.plan.data import PlanData
-from counterpoint.core.plan.explanation import explain
 from counterpoint.core.plan.serialization import fingerprint, to_data
-from counterpoint.core.run.batch.runner import Runner
 from counterpoint.core.run.dice import process_rank
+
+if TYPE_CHECKING:  # composing loads nothing that only a run needs
+    from counterpoint.core.run.batch.runner import Runner
 
 __all__ = ["Plan"]
 
@@ -45,10 +46,6 @@ class Plan(PlanData):
 
     backend: str | None = None
     """The backend of ``torch.compile`` for the batch steps, ``None`` where they run one by one."""
-    runner: Runner = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "runner", Runner(self, self.backend))
 
     @classmethod
     def of(cls, data: PlanData, *, backend: str | None = None) -> Plan:
@@ -66,6 +63,13 @@ class Plan(PlanData):
     def __str__(self) -> str:
         """Return the explanation."""
         return self.explain()
+
+    @cached_property
+    def runner(self) -> Runner:
+        """What runs the batch steps, and keeps what it has compiled and checked."""
+        from counterpoint.core.run.batch.runner import Runner
+
+        return Runner(self, self.backend)
 
     @cached_property
     def _varies(self) -> bool:
@@ -172,6 +176,8 @@ class Plan(PlanData):
 
     def explain(self, *, pairs: bool = False) -> str:
         """Return the plan in words, at most 80 columns wide; with ``pairs``, the rule and reason for every pair."""
+        from counterpoint.core.plan.explanation import explain
+
         return explain(self, pairs=flag("pairs", pairs))
 
     def draws(self, step: int, batch: BatchSpec, *, rank: int = 0) -> dict[str, Any]:

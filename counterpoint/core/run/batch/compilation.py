@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.declare.batch import Batch
-from counterpoint.core.run.batch.buffers import empty_like
 from counterpoint.core.run.batch.calls import Call, map_draws, run_calls
 from counterpoint.core.run.batch.device_transfer import moved
+from counterpoint.core.tensors.buffers import empty_like
 
 __all__ = ["ACTIVE_SETS", "VARIANTS", "Calls", "Compiled"]
 

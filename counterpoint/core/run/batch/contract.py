@@ -20,7 +20,7 @@ from counterpoint.core.plan.steps import BatchStep
 from counterpoint.core.run.batch.generators import GeneratorWatch
 from counterpoint.core.run.batch.validation import MASS_ERROR, check_masses, check_values, masses
 from counterpoint.core.run.progress import Progress
-from counterpoint.core.run.sharding import local, reshard
+from counterpoint.core.tensors.sharding import local, reshard
 
 __all__ = ["checksum", "watch_hook", "watch_restoring", "watch_step", "watched_call"]
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from counterpoint.core.arguments import flag
 from counterpoint.core.declare.batch import Batch, BatchSpec, Inputs
-from counterpoint.core.declare.tensors import is_writable
 from counterpoint.core.errors import DataError
 from counterpoint.core.plan.data import PlanData
 from counterpoint.core.plan.member import Member
@@ -29,6 +28,7 @@ from counterpoint.core.run.batch.validation import check_batch, check_targets, i
 from counterpoint.core.run.dice import Dice
 from counterpoint.core.run.failures import MethodCode
 from counterpoint.core.run.progress import Progress
+from counterpoint.core.tensors.checks import is_writable
 
 __all__ = ["Runner"]
 

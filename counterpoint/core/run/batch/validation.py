@@ -11,9 +11,9 @@ from torch import Tensor
 from counterpoint.core.declare.batch import Batch, Inputs
 from counterpoint.core.declare.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
 from counterpoint.core.declare.targets import check_classes, check_counted
-from counterpoint.core.declare.tensors import INTEGER, check_tensor
 from counterpoint.core.errors import DataError
 from counterpoint.core.plan.data import PlanData
+from counterpoint.core.tensors.checks import INTEGER, check_tensor
 
 __all__ = ["MASS_ERROR", "check_batch", "check_masses", "check_targets", "check_values", "input_tensors", "masses"]
 

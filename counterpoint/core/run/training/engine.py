@@ -20,7 +20,6 @@ from counterpoint.core.declare.events import Event
 from counterpoint.core.errors import ArgumentError, CounterpointError, RunError
 from counterpoint.core.run.dice import Dice, process_rank
 from counterpoint.core.run.plan import Plan
-from counterpoint.core.run.sharding import reshard
 from counterpoint.core.run.training.event_checks import Fired
 from counterpoint.core.run.training.hooks import Handlers
 from counterpoint.core.run.training.model_requirements import check_model
@@ -29,6 +28,7 @@ from counterpoint.core.run.training.origin import check_origin, pack_origin
 from counterpoint.core.run.training.spans import Loop, Span
 from counterpoint.core.run.training.state import Remembered, load_states, pack_states
 from counterpoint.core.run.training.update import Update
+from counterpoint.core.tensors.sharding import reshard
 
 __all__ = ["Engine"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from counterpoint.core.errors import CheckpointError, DeclarationError
 from counterpoint.core.plan.member import Member
-from counterpoint.core.run.sharding import placed_like, whole
-from counterpoint.core.run.training.wrappers import renamed
+from counterpoint.core.tensors.names import renamed
+from counterpoint.core.tensors.sharding import placed_like, whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from counterpoint.core.run.sharding import is_sharded, reshard
+from counterpoint.core.tensors.sharding import is_sharded, reshard
 
 __all__ = ["SavedTensors", "write"]
 
