@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -266,3 +267,16 @@ def test_sparse_gradients_train_as_dense_ones(method: dict[str, Any], contract: 
         found.append([parameter.detach() for parameter in model.parameters()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.kind("30")
+def test_the_variables_of_a_closure_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked, look = [], inspect.getclosurevars
+
+    def counted(function: Any) -> inspect.ClosureVars:
+        looked.append(function)
+        return look(function)
+
+    monkeypatch.setattr(inspect, "getclosurevars", counted)
+    train(cp.Engine(plan_for(["ema"]), model=(model := Net()), optimizer=optimizer_of(model)), 3)
+    assert len(looked) == 1
