@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import counterpoint as cp
-from counterpoint.core.shares import Shares, as_mean, shares
+from counterpoint.core.run.training.shares import Shares, as_mean, shares
 
 pytestmark = pytest.mark.kind("30")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from counterpoint.core.wrappers import renamed
+from counterpoint.core.tensors.names import renamed
 
 
 @pytest.mark.kind("30")
