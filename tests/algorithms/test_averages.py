@@ -193,6 +193,7 @@ def test_memory_of_any_form(form: str) -> None:
     assert torch.equal(model.held, before)
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(width=32), min_size=1, max_size=3), st.floats(0, 1))
 @example([-math.inf], 0.5)
 @example([math.nan], 0.0)
@@ -362,6 +363,7 @@ class TestShapesThatChange:
             name: bits(value) for name, value in engine.state_dict().items()
         }
 
+    @pytest.mark.slow
     def test_a_state_of_a_buffer_that_grew_is_loaded_after_the_model(self) -> None:
         model, other = Growing(torch.zeros(1)), Growing(torch.zeros(1))
         engine, resumed = engine_for(model, EMA(), contract="off"), engine_for(other, EMA(), contract="off")

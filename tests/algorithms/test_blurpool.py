@@ -389,6 +389,7 @@ def started(plan: cp.Plan) -> tuple[cp.Engine, torch.optim.Optimizer]:
     return engine, engine.optimizer
 
 
+@pytest.mark.slow
 def test_it_trains_beside_others_and_resumes_bit_for_bit() -> None:
     plan = composed(BlurPool(), MixUp(), EMA(half_life=2))
     whole, _ = started(plan)

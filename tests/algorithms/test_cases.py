@@ -102,6 +102,7 @@ class TestEditsAgainstTheReference:
         for kind in case.inputs:
             self.compare(case, images(5, kind=kind), targets(5), "multiclass", kind, step=3)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", DTYPES, ids=str)
     def test_dense_targets_of_any_dtype(self, case: EditCase, dtype: torch.dtype) -> None:
         for task in set(case.tasks) & set(SEGMENTATION_AND_MULTICLASS):
@@ -240,6 +241,7 @@ class TestSchedules:
         assert self.acted(case, range(8), start="2ba", end="5ba") == [2, 3, 4]
         assert self.acted(case, range(20), start="1.5ep", end="0.5dur") == [6, 7, 8, 9]
 
+    @pytest.mark.slow
     def test_every_nth_batch_from_start(self, case: EditCase) -> None:
         assert self.acted(case, range(12), every=3) == [0, 3, 6, 9]
         assert self.acted(case, range(12), start="2ba", every=4, end="10ba") == [2, 6]
@@ -353,6 +355,7 @@ class TestEvaluationWeightsAgainstTheReference:
     def test_dtypes(self, case: WeightsCase, dtype: torch.dtype) -> None:
         self.evaluated(case, dtype)
 
+    @pytest.mark.slow
     def test_schedules(self, case: WeightsCase) -> None:
         self.evaluated(case, torch.float64, start="1ep", end="0.5dur")
         self.evaluated(case, torch.float64, start="19ba")
@@ -423,6 +426,7 @@ class TestStepsAgainstTheReference:
         for name, value in values(model).items():
             np.testing.assert_allclose(value, weights[name], rtol=0, atol=1e-13, err_msg=name)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("parts", [1, 2, 3])
     def test_in_microbatches(self, case: StepCase, parts: int) -> None:
         self.trained(case, parts)

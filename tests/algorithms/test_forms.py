@@ -62,6 +62,7 @@ def pasted(values: np.ndarray[Any, Any], boxes: Tensor, perm: list[int]) -> np.n
     return wanted
 
 
+@pytest.mark.slow
 @layouts
 @pytest.mark.parametrize("dtype", [*FLOATING, torch.uint8], ids=str)
 @pytest.mark.parametrize("perm", PERMS, ids=str)
@@ -91,6 +92,7 @@ def test_boxes_are_filled_bit_for_bit(form: str, dtype: torch.dtype, layout: str
         assert torch.equal(values, noise(dtype, layout))
 
 
+@pytest.mark.slow
 @layouts
 @pytest.mark.parametrize("dtype", FLOATING, ids=str)
 @pytest.mark.parametrize("perm", PERMS, ids=str)
@@ -148,6 +150,7 @@ def test_gradients_pass_through_large_batches_as_through_small_ones(form: str) -
     assert torch.autograd.grad(CF.cutout(values, BOXES[:, None]).sum(), values)[0][3].sum() == 0
 
 
+@pytest.mark.slow
 @quickly
 @given(st.permutations(range(7)))
 def test_partners_come_once_each_and_before_they_are_changed(perm: list[int]) -> None:

@@ -87,6 +87,7 @@ def test_bytes_are_as_in_pillow(name: str, channels: int) -> None:
             assert (edited.int() - wanted.int()).abs().max() <= levels, (size, magnitude)
 
 
+@pytest.mark.slow
 @everyone
 @pytest.mark.parametrize("channels", [1, 3])
 def test_floats_are_as_in_loops(name: str, channels: int) -> None:

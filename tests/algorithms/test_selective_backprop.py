@@ -290,6 +290,7 @@ class TestWhatIsRefused:
             composed(SelectiveBackprop())(*data(0), step=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_it_trains_on_digits(accumulate: int) -> None:
     model = {"name": "mlp", "hidden": 16}

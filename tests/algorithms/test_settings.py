@@ -80,6 +80,7 @@ def test_allowed(algorithm: type[Algorithm[Any]], setting: str, value: Any) -> N
         assert given == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "setting", "value"), each(REFUSED))
 def test_refused_alike_in_python_and_in_a_mapping(algorithm: type[Algorithm[Any]], setting: str, value: Any) -> None:
     with pytest.raises(pydantic.ValidationError) as caught:

@@ -76,6 +76,7 @@ class TestAverage:
         with engine.evaluation():
             assert model.weight.item() == pytest.approx(values.mean(), abs=1e-6)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
     def test_half_precision_is_averaged_in_float32(self, dtype: torch.dtype) -> None:
         model = nn.Linear(1, 1, bias=False).to(dtype)

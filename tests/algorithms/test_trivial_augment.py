@@ -115,6 +115,7 @@ def test_images_of_no_known_scale_are_refused() -> None:
         assert [fault.code for fault in caught.value.faults] == ["needs-unmet"]
 
 
+@pytest.mark.slow
 def test_it_comes_first_and_the_list_does_not_matter() -> None:
     x, y = images(6, kind="bytes"), targets(6)
     first = None

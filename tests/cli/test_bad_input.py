@@ -291,6 +291,7 @@ def test_a_class_folder_alone(command: str, images: Path, folder: Path, run: Run
     assert tree(folder) == before
 
 
+@pytest.mark.slow
 @pytest.mark.kind("15")
 @pytest.mark.parametrize("command", ["train", "check"])
 def test_what_is_left_out_is_said(command: str, images: Path, folder: Path, run: Run) -> None:

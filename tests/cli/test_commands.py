@@ -168,6 +168,7 @@ def test_list_names_everything_once(run: Run) -> None:
     assert len(rows) >= 15
 
 
+@pytest.mark.slow
 def test_list_check(run: Run) -> None:
     result = run("list", "--check")
     assert result.code == 0
@@ -311,6 +312,7 @@ def test_show_is_rich_on_a_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert "| --- |" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("registry", [ALGORITHMS, LOSSES, MODELS, DATASETS], ids=lambda registry: registry.group)
 def test_everything_built_in_can_be_described(registry: Registry[object]) -> None:
     for entry in registry.entries():
@@ -363,6 +365,7 @@ BAD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("override", GOOD)
 def test_the_schema_takes_what_the_config_takes(override: str, schema: jsonschema.Draft202012Validator) -> None:
     schema.validate(read_config(EXAMPLES[1], [override]))

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.kind("30")
 MIXUP = "algorithms: [mixup]\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 1])
 def test_the_draws_of_the_step_asked_for_are_printed(step: int, folder: Path, run: Run) -> None:
     """The first step is 0, whose draws are those of the plan in a batch of the size trained on."""
@@ -88,6 +89,7 @@ def test_each_flag_of_train_is_its_own(flags: tuple[str, ...], run: Run, monkeyp
     assert seen == [(("run.yaml", ["seed=3", "task=x"]), wanted)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
 def test_each_flag_of_train_reaches_the_run(
     flags: tuple[str, ...], folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch

@@ -177,6 +177,7 @@ def test_an_example_that_cannot_be_made(workers: int, install: Install, folder: 
     assert "steps; the" in result.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_breaks_later(workers: int, folder: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(folder / "images", count=4)

@@ -146,6 +146,7 @@ def test_targets_that_are_no_tensor_are_described(targets: Any, message: str) ->
             call()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(containers)
 def test_fields_in_containers(inputs: Any) -> None:

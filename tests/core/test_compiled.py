@@ -176,6 +176,7 @@ class Looking(Branching, name="looking"):
         return batch.with_inputs(batch.inputs * 2) if batch.inputs.sum() > 0 else batch
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_is_said_once_and_runs_step_by_step() -> None:
     with pytest.warns(RuntimeWarning, match="runs step by step") as caught:
         compare([Branching(), MixUp()], 6)

@@ -120,6 +120,7 @@ def test_a_hook_that_does_not_yield_is_an_error() -> None:
     assert LOG == ["trace:enter", "trace:leave ContractError"]
 
 
+@pytest.mark.slow
 def test_who_acts_is_found_anew_where_chance_decides() -> None:
     """Also when more sets of methods have acted than are kept."""
     plan = check([Trace(id=f"trace{number}", p=0.5) for number in range(12)])

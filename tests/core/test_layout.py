@@ -21,6 +21,7 @@ def images(inputs: str, *shape: int) -> torch.Tensor:
     return torch.zeros(2, *shape, dtype=torch.uint8 if inputs == "bytes" else torch.float32)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(PLANS)), side, side, st.sampled_from([1, 3, 4]))
 def test_channels_last_are_refused_and_the_fix_works(inputs: str, height: int, width: int, channels: int) -> None:
     given = images(inputs, height, width, channels)

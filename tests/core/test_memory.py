@@ -128,6 +128,7 @@ def test_a_form_that_is_laid_out_otherwise_keeps_its_layout(shape: tuple[int, ..
         assert made.stride() == torch.empty_like(given_form).stride()
 
 
+@pytest.mark.slow
 def test_the_check_of_a_compiled_step_leaves_a_donated_batch_to_the_edit() -> None:
     """The check runs beside the compiled edit, and must not write into what that is given."""
     plan = replace(plan_for(["cutout"]), backend="eager")

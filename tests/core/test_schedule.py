@@ -65,6 +65,7 @@ def test_two_schedules_meet_where_counting_finds_batches_of_both(first: Schedule
     assert first.meets(second) is bool(both)
 
 
+@pytest.mark.slow
 @pytest.mark.kind("14")
 @given(schedules(), schedules(), schedules())
 def test_meeting_does_not_depend_on_the_order(first: Schedule, second: Schedule, third: Schedule) -> None:

@@ -38,6 +38,7 @@ def images(seed: int, *shape: int) -> Tensor:
     return torch.rand(N, *shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("methods", LISTS, ids=str)
 def test_each_is_edited_as_it_would_be_alone(methods: list[Any]) -> None:
     composed, views = plan(methods), (images(0, 3, 8, 8), images(1, 3, 8, 8), images(2, 3, 8, 8))

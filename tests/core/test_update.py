@@ -232,6 +232,7 @@ class Words(nn.Module):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.kind("10")
 @pytest.mark.parametrize("contract", ["off", "always"])
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ OTHER_LOSSES = {
 
 
 class TestLosses:
+    @pytest.mark.slow
     @pytest.mark.parametrize("criterion", ["criterion", None])
     @pytest.mark.parametrize("loss", OTHER_LOSSES.values(), ids=OTHER_LOSSES)
     def test_lightning_refuses_another_criterion(self, loss: nn.Module, criterion: str | None) -> None:

@@ -72,6 +72,7 @@ def test_a_name_that_is_not_registered_gets_the_nearest_and_all() -> None:
     assert "`loss: cross_entropy`" in fault.fix
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "message"),
     [

@@ -87,6 +87,7 @@ def test_all_ignored(weight: tuple[float, ...] | None, smoothing: float, reducti
     assert bool((gradient == 0).all())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)

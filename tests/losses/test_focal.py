@@ -46,6 +46,7 @@ def by_torch(
     return losses.sum() if reduction == "sum" else losses.sum() / divisor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("ignore_index", [-100, 1, 255])

@@ -52,6 +52,7 @@ def test_dense_is_torch_on_class_indices(
     assert_same(module(weight, ignore_index=ignore_index, reduction=reduction), *batch(shape, ignore_index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("weight", WEIGHTS.values(), ids=WEIGHTS)
 @pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan])

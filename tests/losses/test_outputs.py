@@ -77,6 +77,7 @@ def test_always_means_always() -> None:
         plan.loss(wrong, torch.tensor([0, 4]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("classes", [1, 2, 1000, 50_000])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 20.0])
@@ -180,6 +181,7 @@ def test_what_a_loss_takes_changes_no_gradient_and_no_fingerprint() -> None:
     assert plan_for(nn.NLLLoss()).fingerprint == plan_for(nn.NLLLoss(), contract="off").fingerprint
 
 
+@pytest.mark.slow
 def test_a_compiled_loss_is_one_graph() -> None:
     plan = plan_for(nn.NLLLoss())
     compiled = torch.compile(plan.loss, backend="eager", fullgraph=True)

@@ -280,6 +280,7 @@ def test_whole_lines_of_damaged_metrics_are_kept_where_changes_are_allowed(
     assert _trainer(folder).fit(resume=True).steps == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["checkpoints", "state.json", "metrics.jsonl", "plan.json", "model.safetensors", ""])
 def test_what_may_not_be_read_is_no_damage(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str

@@ -107,6 +107,7 @@ def test_a_disk_that_takes_no_more_metrics(whole: Path, tmp_path: Path) -> None:
     (folder / "metrics.jsonl").unlink()
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     """The system itself cuts the write, as it does where a quota ends."""
     cp.Trainer(_config(tmp_path / "run", max_duration="5ba")).fit()
@@ -141,6 +142,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert (folder / "checkpoints" / "broken-step-00000012").is_dir()  # it is out of the way of those to come
 
 
+@pytest.mark.slow
 def test_broken_checkpoints_push_out_no_whole_one(whole: Path, tmp_path: Path) -> None:
     """The newest two are kept, and those that are broken do not count."""
     folder = _unfinished(whole, tmp_path / "run")

@@ -56,6 +56,7 @@ def _order(epoch: int) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_their_epoch(tmp_path: Path) -> None:
     """Each line has the mean over the batches of its own epoch, as a loop in plain torch works it out."""
     trainer = _trainer(tmp_path / "run", data={"name": "digits", "batch_size": SIZE})

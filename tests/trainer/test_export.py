@@ -114,6 +114,7 @@ def _strided() -> nn.Sequential:
     )
 
 
+@pytest.mark.slow
 def test_a_model_with_blurs_is_loaded_after_the_same_surgery(tmp_path: Path) -> None:
     model = _strided()
     _trainer(tmp_path / "run", [{"name": "blurpool", "filter_size": 4}, "ema"], model).fit()

@@ -90,6 +90,7 @@ def test_a_shorter_run_is_finished(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_without_checkpoints(tmp_path: Path) -> None:
     cp.Trainer(_config(tmp_path / "run", max_duration="1ba")).fit()
     for path in list_checkpoints(tmp_path / "run" / "checkpoints"):

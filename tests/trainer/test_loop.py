@@ -34,6 +34,7 @@ class Dropped(nn.Module):
         return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1, 3])
 def test_each_rank_draws_its_own(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Methods and layers of the process with that index, in a run that otherwise has one process."""

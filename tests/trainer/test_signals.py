@@ -124,6 +124,7 @@ def test_it_says_how_to_go_on(
         assert err.strip() == "Ctrl-C: ending after this batch, with a checkpoint; once more ends at once"
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But not one that a launcher passes on, which follows at once, and no second SIGTERM, as a KILL comes after it."""
     hours = iter(range(100))

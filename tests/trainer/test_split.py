@@ -95,6 +95,7 @@ def test_another_global_batch_is_told_both_ways(before: Split, now: Split) -> No
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("methods", "named"),
     [

@@ -449,6 +449,7 @@ def _features_for_a_cnn() -> dict[str, Any]:
     return {"config": keys, "train_data": blobs(), "eval_data": blobs(), "spec": spec}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
