@@ -1,6 +1,6 @@
-"""What the checker says of a method: alone for each task and kind of inputs, and beside each other method.
+"""Check a method alone, for each task and kind of inputs, and together with each other method.
 
-Everything here is found by composing, so that no card can go stale.
+Everything here is found by composing, so cards are always up to date.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FITTING = {"multiclass": "cross_entropy", "segmentation": "cross_entropy", "mult
 
 
 def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Say as lines of Markdown how a method composes.
+    """Describe as lines of Markdown how a method composes.
 
     ``component`` and each of ``others`` are mappings with ``name`` and settings.
     """
@@ -48,7 +48,7 @@ def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, An
 
 def _plan(algorithms: list[Algorithm[Any]], task: str = "multiclass", inputs: str = "image") -> Plan:
     classes = 10 if TASKS[task].classes else None
-    # What a model takes is not the method's affair.
+    # The inputs that a model takes do not depend on the method.
     facts: dict[str, Any] = {"num_classes": classes, "inputs": inputs, "model_inputs": INPUT_KINDS}
     return compose(algorithms, loss=_loss(task), task=task, **facts)
 
@@ -107,7 +107,7 @@ SIGNS = {
 
 
 def matrix(examples: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Say as lines of a table how every method fits every other one; ``examples`` are their components by name."""
+    """Return as lines of a table how every method fits every other one; ``examples`` are their components by name."""
     methods = {name: build(component, ALGORITHMS.load) for name, component in examples.items()}
     numbers = {name: str(number) for number, name in enumerate(methods, start=1)}
     width = max(len(name) for name in methods)

@@ -1,4 +1,4 @@
-"""The entry point: from what a command raises to a message and an exit code."""
+"""The entry point: turns an error of a command into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _listening() -> Iterator[list[int]]:
-    """End by an exception on SIGINT and SIGTERM, so that everything open is closed; gives the signals received."""
+    """Raise an exception on SIGINT and SIGTERM, to close everything that is open; yields the signals received."""
     received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> NoReturn:

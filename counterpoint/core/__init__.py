@@ -1,8 +1,8 @@
 """The core: what a method declares, how a list of methods is checked, and how the checked plan runs.
 
 Four rooms: ``declare`` has what an author writes with, ``check`` turns a list of methods into a plan or every fault,
-``plan`` is that result as plain data, and ``run`` does what the plan says. ``check`` and ``run`` meet in the plan.
-Nothing is imported until it is asked for, so that the errors can be had without torch.
+``plan`` is that result as plain data, and ``run`` does what the plan says. ``check`` and ``run`` meet in the plan. Each
+is imported when it is first used: the errors can be imported without torch.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from counterpoint.core.errors import ArgumentError
 __all__ = ["MOST", "flag", "function", "instance", "instances", "real_number", "shown", "whole_number", "written"]
 
 _WRITTEN_OUT = 256
-"""Bits up to which an integer is written out: Python refuses to write one of some thousand digits."""
+"""Bits up to which an integer is written out: Python refuses to write one of several thousand digits."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60

@@ -1,4 +1,4 @@
-"""From a list of methods to the plan that users hold: the check, and what runs its result."""
+"""Compose a list of methods: check it, and return the plan that runs."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def close_to(word: str, known: Iterable[str]) -> list[str]:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Say which of the known words the given one may have meant.
+    """Return a suggestion of known words for the given one.
 
     >>> nearest("mixpu", ["mixup", "cutmix"])
     "; did you mean 'mixup'?"
@@ -92,7 +92,7 @@ class CounterpointError(Exception):
     """The root of every error that Counterpoint raises on purpose."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception calls the class with its args, which are not what every error is made from.
+        # Exception calls the class with its args, which are not the arguments of every error.
         return _restored, (type(self), self.args, self.__dict__)
 
 

@@ -1,4 +1,4 @@
-"""What the checker says when methods do not fit: plain data, which the errors carry."""
+"""The faults of a composition as plain data, which the errors contain."""
 
 from __future__ import annotations
 

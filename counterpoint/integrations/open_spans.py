@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 class Spans:
-    """Spans that begin and end in different calls of somebody else's loop, innermost last."""
+    """Spans that begin and end in different calls of another loop, innermost last."""
 
     def __init__(self) -> None:
         self._open: list[AbstractContextManager[Any]] = []
@@ -30,7 +30,7 @@ class Spans:
 
     @contextmanager
     def unwound(self) -> Iterator[None]:
-        """Leave what is still open when the context ends, and tell it of the error that ended it."""
+        """Leave the spans that are still open when the context ends, with its error if there is one."""
         with ExitStack() as spans:
             try:
                 yield

@@ -1,4 +1,4 @@
-"""What an engine remembers, in a file beside those of somebody else's checkpoint."""
+"""The state of an engine, in a file next to those of another loop's checkpoint."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STATE_FILE = "counterpoint.safetensors"
 
 
 def save_state(engine: Engine, folder: Path) -> None:
-    """Write what the methods remember, the number of batches done, and which plan it is of."""
+    """Write the state of the methods, the number of batches done, and the plan."""
     save_file(engine.state_dict(), folder / STATE_FILE, metadata={"fingerprint": engine.plan.fingerprint})
 
 

@@ -1,4 +1,4 @@
-"""What a user states to the plan and again to the loop or the model: a difference is a fault."""
+"""Compare what a user states both to the plan and to the loop or the model: a difference is a fault."""
 
 from __future__ import annotations
 

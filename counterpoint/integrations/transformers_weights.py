@@ -50,7 +50,7 @@ def _differing(model: nn.Module, folder: Path) -> str:
 
 
 def _load_by_the_library(model: PreTrainedModel, folder: Path) -> str:
-    """Load a checkpoint as ``from_pretrained`` does, which knows names of other versions; return why it cannot."""
+    """Load a checkpoint by ``from_pretrained``, which maps names of other versions; return why it cannot."""
     dtype = "dtype" if hasattr(model.config, "dtype") else "torch_dtype"  # its name before transformers 4.56
     settings: dict[str, Any] = {dtype: model.dtype, "output_loading_info": True}
     with torch.random.fork_rng():  # layers are made before their weights are loaded

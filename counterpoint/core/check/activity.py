@@ -35,7 +35,7 @@ def _late(member: Member, total: int | None) -> Iterator[Fault]:
 
 
 def _coin(member: Member) -> Iterator[Fault]:
-    """Find a probability of 0; a member whose schedule switches nothing has a fault for that already."""
+    """Find a probability of 0; a member without hooks within batches has another fault already."""
     if member.schedule.p > 0 or member.unscheduled:
         return
     message = f"{member.identity} acts with probability 0, which is never"

@@ -1,4 +1,4 @@
-"""What is registered, as far as fixes name it: methods by what they give or own, and losses by what they accept."""
+"""Registered names for fixes: methods by the kinds or slots that they provide, and losses by what they accept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Catalog:
 
     @cached_property
     def _items(self) -> list[tuple[type[Algorithm[Any]], dict[str, Any]]]:
-        """Every method that can be written down without asking anybody, with the item that does."""
+        """Every method that needs no settings of the user, with its item of a list."""
         found = [(cls, item) for cls in self.methods() if (item := _item(cls)) is not None]
         return sorted(found, key=lambda pair: (len(pair[1]), pair[0].name))
 

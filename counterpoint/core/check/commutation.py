@@ -2,7 +2,7 @@
 
 One theorem: two edits of a field commute if each one's ``acts`` is disjoint from the other's ``acts`` and ``varies``,
 and their forms agree. A nonlinear map commutes only with a selection, and a map with an offset only with averages.
-Fills with one constant commute. All is read off the declarations; no method is named.
+Fills with one constant commute. Everything follows from the declarations; no method is named.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Verdict:
 
 
 AS_LISTED = Verdict(0, "as-listed", "they do not commute, and no rule orders them")
-"""The verdict on two that only the list can order."""
+"""The result for two steps that only the list can order."""
 
 
 def edits_commute(first: Edit, second: Edit) -> bool:

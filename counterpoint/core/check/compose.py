@@ -1,4 +1,4 @@
-"""The checker: a list of methods, a loss and facts about the data become a plan, or every reason why not."""
+"""The checker: turns a list of methods, a loss and facts about the data into a plan, or reports every fault."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def _order_faults(
 
 
 def _why(edges: Sequence[Edge], way: Sequence[int]) -> str:
-    """Say in brackets why steps must stand in this order."""
+    """Return the reason for the order of steps, in brackets."""
     places = {position: place for place, position in enumerate(way)}
     strong = [edge for edge in edges if edge.rank <= Rank.WISH and {edge.first, edge.second} <= places.keys()]
     reasons = dict.fromkeys(edge.reason for edge in strong if places[edge.first] < places[edge.second])

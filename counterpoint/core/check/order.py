@@ -1,4 +1,4 @@
-"""From edges between steps to one order: rules by their rank, then the canonical order among what is left free."""
+"""Order steps by the edges between them: rules by their rank, then the canonical order of the steps still free."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Order:
 
 
 class _Closure:
-    """Who must come before whom, kept transitively closed as bit sets."""
+    """Which nodes must come before which, kept transitively closed as bit sets."""
 
     def __init__(self, size: int) -> None:
         self.later = [0] * size

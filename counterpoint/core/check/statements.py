@@ -1,4 +1,4 @@
-"""What a user states to ``compose``: each argument validated, and every wrong one reported as a fault."""
+"""Validate the arguments of ``compose``, and report every wrong one as a fault."""
 
 from __future__ import annotations
 

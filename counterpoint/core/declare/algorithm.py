@@ -56,9 +56,9 @@ if TYPE_CHECKING:
 else:
 
     class _Drawing(BaseModel):
-        """Lets ``Algorithm[Draws]`` be ``Algorithm``: what is drawn is for type checkers, and no field hangs on it.
+        """Makes ``Algorithm[Draws]`` the class ``Algorithm``: the type of the draws is only for type checkers.
 
-        Left to itself, pydantic would build a model of every parameter; generic subclasses have that still.
+        Without this, pydantic would build a model for every parameter, as it still does for generic subclasses.
         """
 
         def __class_getitem__(cls, draws):
@@ -69,10 +69,10 @@ class Algorithm(_Drawing[DrawsT]):
     """One training method: its hyperparameters as fields, its effects as decorated methods.
 
     A subclass states its registered name, ``class MixUp(Algorithm[Mixing], name="mixup")`` (without it, the class's
-    name in snake_case); ``shared=True`` gives every rank the same draws, and its subclasses inherit that. Both may
-    stand in the body of the class instead, as ``shared = True``. ``tasks`` are the tasks for which the method has a
-    meaning (``None``: all), ``min_batch`` the smallest batch it can work on. Instances are frozen and remember nothing:
-    what a method keeps between steps is what its ``init`` returns.
+    name in snake_case); ``shared=True`` gives every rank the same draws, also in subclasses. Both may also be set in
+    the body of the class, such as ``shared = True``. ``tasks`` are the tasks for which the method has a meaning
+    (``None``: all), ``min_batch`` the smallest batch it can work on. Instances are frozen and have no state: ``init``
+    returns what a method keeps between steps.
 
     Every algorithm takes ``start`` and ``end`` (durations, end exclusive), ``every`` (acts on each n-th batch from
     ``start``) and ``p`` (a coin for each batch). It also takes ``after`` and ``before`` (ids of others), and ``id``
@@ -133,7 +133,7 @@ class Algorithm(_Drawing[DrawsT]):
 
     @pydantic.model_serializer(mode="wrap")
     def _in_one_order(self, dump: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
-        """Write sets in one order, so that what is made of settings is the same in each process."""
+        """Write sets in sorted order, to make the settings the same in each process."""
         data: dict[str, Any] = dump(self)
         if info.mode == "json":
             data |= {key: sorted(data[key], key=repr) for key, value in self if isinstance(value, Set) and key in data}
@@ -149,7 +149,7 @@ class Algorithm(_Drawing[DrawsT]):
         return None
 
     def init(self, model: nn.Module) -> object | None:
-        """Return what the method remembers between steps: a small dataclass of tensors, and mappings of them."""
+        """Return the state of the method between steps: a small dataclass of tensors, and mappings of them."""
         return None
 
     def declared(self) -> Declaration:
@@ -157,7 +157,7 @@ class Algorithm(_Drawing[DrawsT]):
         return self.declaration
 
     def misfits(self, model: nn.Module) -> Iterable[Fault]:
-        """Return why the method cannot work on this model, asked before anything changes it; nothing if it can."""
+        """Return the reasons why the method cannot work on this model, which is still unchanged; none if it can."""
         return ()
 
     def alternatives(self) -> tuple[tuple[Algorithm[Any], float], ...]:

@@ -1,4 +1,4 @@
-"""What a method sees of a batch."""
+"""The batch that a method edits, and the facts about it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Inputs = Tensor | tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """What ``draw`` may know of a batch: facts on the host, no data.
+    """The facts about a batch for ``draw``: on the host, and without data.
 
     ``size`` is the number of samples; ``shape`` is that of one sample's inputs, such as (C, H, W).
     """

@@ -1,4 +1,4 @@
-"""What a hook sees of training: the fields that it declared, and nothing else."""
+"""The scope of a hook: the fields of training that it declared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """A device batch at work: its number, what it is edited to, the draws for it, and whose hooks act on it."""
+    """An open device batch: its number, the edited batch, its draws, and the methods whose hooks act on it."""
 
     number: int
     batch: Batch
@@ -50,7 +50,7 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """What a hook may touch, during its call or the span that it is around.
+    """What a hook may read or edit, during its call or the span that it is around.
 
     ``step`` counts device batches, ``draws`` are those of its algorithm for this batch; where a step takes several
     batches, they are those of the first on which the algorithm acts. A field that the hook did not declare raises
@@ -71,7 +71,7 @@ class Scope:
 
     @property
     def draws(self) -> Any:
-        """What its algorithm drew for the batch, ``None`` outside of any."""
+        """The draws of its algorithm for the batch, ``None`` outside of a batch."""
         opened = self._acts_on
         return None if opened is None else opened.draws.get(self.owner)
 

@@ -33,13 +33,13 @@ def transform(
 ) -> Callable[[_Method], _Method]:
     """Declare a method ``apply(self, batch, draws) -> Batch`` as a pure edit of the batch.
 
-    ``inputs`` and ``targets`` say which kinds of each field it edits, by the ``law`` or by an ``Edit`` of one's own;
-    a field that is not named is not edited. ``claims`` are the slots it owns, ``reads`` the fields it looks at beside
-    those it edits, ``unedited`` that it must see the batch before any edit. With ``sample_losses`` the method takes a
-    fourth argument, a function that runs the model on the unedited batch, through steps that change kinds alone, and
-    returns the loss of each sample. ``eager`` keeps the method out of a compiled plan: for draws whose shapes change
-    from batch to batch, and for code that ``torch.compile`` cannot take whole.
-    Raises ``DeclarationError`` for a declaration that says nothing or contradicts itself.
+    ``inputs`` and ``targets`` are the kinds of each field that it edits by the ``law``, or your own ``Edit``; other
+    fields are not edited. ``claims`` are the slots it owns, and ``reads`` the fields that it only reads. With
+    ``unedited`` it gets the batch before any edit. With ``sample_losses`` the method takes a fourth argument, a
+    function that runs the model on the unedited batch, through steps that change kinds alone, and returns the loss of
+    each sample. ``eager`` keeps the method out of a compiled plan: for draws whose shapes change from batch to batch,
+    and for code that ``torch.compile`` cannot compile as one graph. Raises ``DeclarationError`` for a declaration that
+    is empty or contradicts itself.
 
     >>> from counterpoint.core.declare.kinds import CONTINUOUS, MIXABLE, MIXING
     >>> declared = transform(inputs=CONTINUOUS, targets=MIXABLE, law=Law.CONVEX, claims=MIXING)
@@ -81,7 +81,7 @@ def before(
 ) -> Callable[[_Method], _Method]:
     """Declare a method ``hook(self, state, scope)`` that runs before a span.
 
-    ``reads`` and ``writes`` name the fields it looks at and edits, ``claims`` the slots it owns.
+    ``reads`` and ``writes`` name the fields it reads and edits, ``claims`` the slots it owns.
 
     >>> declared = before(Event.UPDATE, writes="gradients")
     """
@@ -109,9 +109,9 @@ def around(
 ) -> Callable[[_Method], _Method]:
     """Declare a generator method ``hook(self, state, scope)`` that yields once, while the span runs.
 
-    It is resumed with the ``Outcome`` of the span, also when the span raised, so that restoring needs no ``try``.
-    ``restores`` names the written fields that it puts back; ``whole_batch`` says that the span must hold the whole
-    device batch, so that a run with microbatches is refused.
+    It is resumed with the ``Outcome`` of the span, also if the span raised: restoring needs no ``try``. ``restores``
+    names the written fields that it restores. With ``whole_batch`` the span must hold the whole device batch, and a run
+    with microbatches is refused.
 
     >>> declared = around(Event.EVALUATION, writes="parameters", restores="parameters")
     """

@@ -68,7 +68,7 @@ def _edit(
 
 
 class Law(Enum):
-    """Names for effects that many methods share: sugar for an ``Edit`` of each field."""
+    """Names for effects that many methods share, each short for an ``Edit`` of each field."""
 
     CONVEX = (
         _edit(Form.AVERAGE, acts=[Axis.SAMPLE]),

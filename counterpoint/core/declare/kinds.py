@@ -63,7 +63,7 @@ class Axis(StrEnum):
 
 @dataclass(frozen=True, order=True)
 class Kind:
-    """What a field holds. Kinds are open: a plugin may make one of its own.
+    """What a field holds. Kinds are open: a plugin may define its own.
 
     ``name`` is the word a user writes; two kinds are the same if their names and fields are.
 
@@ -157,7 +157,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Claim:
-    """A method's word that it owns a slot, alone unless ``shared``; ``amount`` says how much of it."""
+    """A declaration that a method owns a slot, alone unless ``shared``; ``amount`` says how much of it."""
 
     slot: Slot
     shared: bool = False

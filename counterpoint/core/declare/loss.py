@@ -1,4 +1,4 @@
-"""What the checker and the loop need to know of a loss."""
+"""The description of a loss for the checker and the loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _any(outputs: Tensor) -> str:
 
 @dataclass(frozen=True)
 class OutputKind:
-    """What a loss takes of a model. Kinds are open: a loss of one's own may bring one.
+    """The model outputs that a loss accepts. Kinds are open: a package may define its own for a loss.
 
     ``name`` is the word for it. ``wrong(outputs)`` says in words what shows that a tensor of outputs is not of this
     kind, and returns the empty text if nothing does; it is called on floating outputs, infinite ones included, without
@@ -56,12 +56,12 @@ class LossSpec:
 
     ``function(outputs, targets)`` is right for every kind in ``accepts``. ``claims`` are the slots that the loss owns
     like any method (``label_smoothing`` claims smoothing). ``ignore_index`` is the class index that marks an ignored
-    position. ``denominator(targets)`` is what a mean divides by, so that the loss of a batch is the sum over its parts
-    of ``function(part) * denominator(part) / denominator(batch)``; ``None`` where parts simply add up. ``each(outputs,
+    position. ``denominator(targets)`` is what a mean divides by. The loss of a batch is the sum over its parts of
+    ``function(part) * denominator(part) / denominator(batch)``. ``None``: the losses of parts add up. ``each(outputs,
     targets)`` is the loss of each sample, (N), for methods that compare samples: its mean over the positions that
     count, weighted as the loss weights them; ``None`` if not known. ``classes`` is the number of classes or labels that
-    its weights are for, ``None`` without such weights. ``outputs`` is what it takes of the model, ``None`` where that
-    is not said. ``settings`` is plain data that identifies the loss in the plan's fingerprint; by default it describes
+    its weights are for, ``None`` without such weights. ``outputs`` are the model outputs that it accepts, ``None`` if
+    not stated. ``settings`` is plain data that identifies the loss in the plan's fingerprint; by default it describes
     ``function``, ``denominator`` and ``each``.
     """
 

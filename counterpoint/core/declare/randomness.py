@@ -1,8 +1,8 @@
-"""Randomness that depends on nothing but its key.
+"""Random numbers that depend only on their key.
 
-Every draw comes from a Philox generator keyed by a 128-bit digest of (seed, algorithm id, step, rank). So the order of
-the list does not matter to the draws, adding or skipping one method does not change another's, and a run resumes bit
-for bit from the step number alone. No global generator is read or moved.
+Every draw comes from a Philox generator keyed by a 128-bit digest of (seed, algorithm id, step, rank). The draws do not
+depend on the order of the list. Adding or skipping one method does not change another's. A run resumes bit for bit from
+the step number alone. No global generator is used.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Rng:
 
     @property
     def _numbers(self) -> np.random.Generator:
-        # Made when the first number is asked for: most methods that edit every batch draw nothing.
+        # Created for the first number: most methods that edit every batch draw nothing.
         if self._made is None:
             self._made = self._make()
         return self._made

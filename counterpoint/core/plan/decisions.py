@@ -8,10 +8,10 @@ __all__ = ["Decision", "Pair"]
 
 
 class Pair(NamedTuple):
-    """Two steps, in running order, whose order the list alone decided, or did not decide.
+    """Two steps, in running order, that only the list orders, or that do not run in the order of the list.
 
-    ``outcome`` is ``moved`` (the list had them the other way round), ``as listed`` (only the list decides), or
-    ``overruled`` (a weaker wish for the other way round had to give way to stronger ones elsewhere).
+    ``outcome`` is ``moved`` (the list had the opposite order), ``as listed`` (only the list decides), or ``overruled``
+    (a weaker rule asks for the opposite order, and stronger rules about other pairs exclude it).
     """
 
     first: str

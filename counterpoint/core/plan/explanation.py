@@ -128,7 +128,7 @@ def _decisions(plan: PlanData, steps: Sequence[BatchStep | HookStep], moment: tu
 
 
 def _microbatches(plan: PlanData) -> Iterator[str]:
-    """Say what splitting a device batch means for the methods, where it means anything."""
+    """Describe the effect of microbatches on the methods, if there is any."""
     count = plan.facts.microbatches
     whole = dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.whole_batch)
     each = dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.event in _PASSES)
@@ -143,7 +143,7 @@ def _microbatches(plan: PlanData) -> Iterator[str]:
 
 
 def _at_the_loss(plan: PlanData) -> Iterator[str]:
-    """Say in words what smoothing and what mixing the targets have had when the loss is taken."""
+    """Describe the smoothing and the mixing of the targets at the loss."""
     yield "at the loss"
     for claim in (SMOOTHING, MIXING):
         owners = [
@@ -155,7 +155,7 @@ def _at_the_loss(plan: PlanData) -> Iterator[str]:
 
 
 def _owners(plan: PlanData) -> Iterator[str]:
-    """Say who owns what else."""
+    """Describe the other claims."""
     told = (SMOOTHING.slot.name, MIXING.slot.name)
     claims = [(owner, claim.slot.name) for owner, _, claim in _claims(plan) if claim.slot.name not in told]
     if claims:
@@ -165,7 +165,7 @@ def _owners(plan: PlanData) -> Iterator[str]:
 
 
 def _claims(plan: PlanData) -> list[tuple[str, str, Claim]]:
-    """Return who holds which slot on which batches, the loss included."""
+    """Return the owner of each slot and its batches, the loss included."""
     held = [
         (member.identity, f" ({member.schedule})" if str(member.schedule) else "", claim)
         for member in plan.members

@@ -14,7 +14,7 @@ __all__ = ["Dice", "process_rank"]
 
 @dataclass(frozen=True)
 class Dice:
-    """The randomness of one device batch: hands each member its own generator."""
+    """The randomness of one device batch: gives each member its own generator."""
 
     seed: int
     step: int

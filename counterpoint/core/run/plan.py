@@ -1,4 +1,4 @@
-"""The plan that users hold: the data of a check, with what runs it."""
+"""The public plan: the result of a check, and the runner of its steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LOSS = "plan.loss"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan(PlanData):
-    """An order of steps that has been proved to fit: made by ``compose``, never by hand.
+    """A checked order of steps; ``compose`` creates it.
 
     ``plan(inputs, targets, step=…)`` edits a batch. ``plan.loss(outputs, targets)`` is the loss, exact on the edited
     targets. ``plan.order`` names the steps; ``print(plan)`` explains them, with the kinds between them and the reasons
@@ -79,7 +79,7 @@ class Plan(PlanData):
 
     @cached_property
     def _beyond_batches(self) -> tuple[str, ...]:
-        """The names of what needs the loop, or the model."""
+        """The names of the methods that need the loop or the model."""
         asking = [step.name for step in self.steps if any(effect.sample_losses for effect in step.effects)]
         return tuple(dict.fromkeys([*(hook.name for hook in self.hooks), *asking]))
 
@@ -126,8 +126,8 @@ class Plan(PlanData):
         draws, and come back as a tuple. Raises ``EngineRequiredError`` if the plan has hooks, ``DataError`` for a batch
         that is not what was stated, and ``ArgumentError`` for other arguments of a wrong type or value.
 
-        A plan that is called twice for a step of a rank says so once, as a ``RepeatedStepWarning``: a loop that forgets
-        to count gets the same draws for each batch. ``repeat=True`` is for calls that edit a step again on purpose.
+        A plan that is called twice for a step of a rank warns once with a ``RepeatedStepWarning``: a loop that forgets
+        to count gets the same draws for each batch. Pass ``repeat=True`` to edit a step again on purpose.
         """
         if self._beyond_batches:
             raise EngineRequiredError(
@@ -148,7 +148,7 @@ class Plan(PlanData):
     def prepare(self, inputs: tuple[Tensor, ...], targets: Tensor) -> tuple[tuple[Tensor, ...], Tensor]: ...
 
     def prepare(self, inputs: Inputs, targets: Tensor) -> tuple[Inputs, Tensor]:
-        """Return an unedited batch as the model and the loss take it, for evaluation.
+        """Return a batch for evaluation, in the kinds that the model and the loss accept.
 
         Only the steps that change the kind of a field run, such as a normalisation, which the model needs in evaluation
         as in training. ``inputs`` may be a tuple, as in a call. Raises ``DataError`` for a batch that is not what was
@@ -161,9 +161,9 @@ class Plan(PlanData):
         """Return the loss of a model's outputs at targets of the kind that the plan gives.
 
         Shapes of outputs and targets, and class indices on the CPU, are compared with each other and with the number of
-        classes. In the first calls the values of the outputs are compared with what the loss takes, as logits where it
-        takes log-probabilities. Raises ``DataError`` where something does not fit, and ``CounterpointError`` if the
-        plan was composed without a loss.
+        classes. In the first calls the values of the outputs are checked too, for example logits for a loss that
+        accepts log-probabilities. Raises ``DataError`` if something does not fit, and ``CounterpointError`` if the plan
+        was composed without a loss.
         """
         if self.loss_spec is None:
             raise CounterpointError("this plan was composed without a loss: give compose a loss=")

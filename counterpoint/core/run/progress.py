@@ -1,4 +1,4 @@
-"""What a plan has run so far in this process."""
+"""Counts of the steps and checks of a plan in this process."""
 
 from __future__ import annotations
 

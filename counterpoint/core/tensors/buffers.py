@@ -20,7 +20,7 @@ _KEPT = 2
 
 
 class _Lent(_Piece):
-    """The memory of a piece while a tensor holds it; afterwards the piece goes home."""
+    """The memory of a piece while a tensor uses it; afterwards it returns to the pool."""
 
     home: deque[_Piece]
     piece: _Piece
@@ -33,9 +33,9 @@ class _Lent(_Piece):
 class Recycler:
     """A pool of buffers: gives out uninitialised tensors, in the memory of earlier ones that have been freed.
 
-    The system hands out large memory page by page, as each is touched, which costs several times what writing to it
-    does. A piece comes back when the last tensor in it is gone, views and what autograd has saved included, so that
-    nothing that anybody can still see is ever written to.
+    The system allocates large memory page by page at the first write, which costs several times the write itself. A
+    piece returns to the pool when its last tensor is freed, including views and tensors saved by autograd. Memory in
+    use is therefore never overwritten.
 
     >>> recycler, form = Recycler(), torch.empty(1024, 1024, device="meta")
     >>> first = recycler.empty_like(form)
@@ -64,7 +64,7 @@ class Recycler:
         return torch.from_numpy(lent).view(form.dtype).as_strided(form.shape, form.stride())
 
     def _take(self, size: int) -> _Piece:
-        """Return a free piece; pieces of another size are given up, so that batches of many sizes keep no heap."""
+        """Return a free piece; pieces of another size are released, to keep memory small with batches of many sizes."""
         while self._free:
             try:
                 piece = self._free.pop()  # the one that is still in the cache, if any is

@@ -1,4 +1,4 @@
-"""The parameters and buffers of a model as they are now, to be put back later."""
+"""Copies of the parameters and buffers of a model, to be restored later."""
 
 from __future__ import annotations
 

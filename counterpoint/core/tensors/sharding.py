@@ -1,4 +1,4 @@
-"""Tensors that FSDP shards among processes, where code that works on whole ones needs to know."""
+"""Helpers for tensors that FSDP shards among processes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def placed_like(value: Tensor, own: Tensor) -> Tensor:
 
 
 def reshard(model: nn.Module) -> None:
-    """Give up what FSDP has gathered of a model, as after a forward pass alone, so that its parameters are shards."""
+    """Reshard the parameters of a model that FSDP has gathered, as after a forward pass without a backward pass."""
     fsdp = _distributed("fsdp")
     if fsdp is not None:
         for module in model.modules():

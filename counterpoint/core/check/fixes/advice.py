@@ -1,4 +1,4 @@
-"""Which way out of a fault to offer: one that leads on, tried by checking the changed composition."""
+"""Choose the fix of a fault by checking the changed composition."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNDECIDED = "decide which of the parties to leave out, or what else to change: n
 
 
 class _Trial:
-    """The faults of one composition, and what becomes of them when it is changed."""
+    """The faults of one composition, and those after a change of it."""
 
     def __init__(
         self, faults: Sequence[Fault], listed: Sequence[object], stated: Mapping[str, Any], check: Check, terms: Terms
@@ -35,7 +35,7 @@ class _Trial:
         self._check = check
 
     def leads_on(self, fault: Fault, way: Way) -> Way | None:
-        """Return a way that removes a fault and brings no other, the given one or a longer one."""
+        """Return a fix that removes a fault and causes no other: the given one or a longer one."""
         brought = self._brought(fault, way)
         for _ in range(DEPTH):
             if not brought:
@@ -46,7 +46,7 @@ class _Trial:
         return way if brought == [] else None
 
     def _longer(self, fault: Fault, way: Way, brought: Sequence[Fault]) -> tuple[Way, list[Fault] | None]:
-        """Return the way made longer by a way out of what it brings: the first that leaves the least of it."""
+        """Return the fix together with a fix of the faults that it causes: the first that leaves the fewest."""
         best: tuple[Way, list[Fault] | None] = (way, None)
         further = [more for other in brought for more in self._ways(other) if not decides(more)]
         for more in further[:FURTHER]:
@@ -65,7 +65,7 @@ class _Trial:
         return in_terms(fault.ways or ((fault.remedies,) if fault.remedies else ()), self.terms)
 
     def ways(self, fault: Fault) -> list[Way]:
-        """Return the ways out of a fault that a program can go, and behind them to leave out one of its parties."""
+        """Return the fixes that a program can apply, followed by the removal of each method of the fault."""
         out = [(Drop(name),) for name in reversed(fault.algorithms)]
         return list(dict.fromkeys([*(way for way in self._ways(fault) if not decides(way)), *out]))
 
@@ -95,10 +95,10 @@ class _Trial:
 def advise(
     faults: Sequence[Fault], listed: Sequence[object], stated: Mapping[str, Any], check: Check, terms: Terms
 ) -> list[Fault]:
-    """Return faults whose fixes lead on: each removes its fault, and brings none that checking can foresee.
+    """Return faults with fixes that work: each removes its fault, and causes no other that a check can find.
 
-    A way that brings another fault is made longer by the way out of that one. Where no change leads on, the fix says
-    what a person must decide.
+    A fix that causes another fault is extended by the fix of that one. If no change works, the fix says what a person
+    must decide.
     """
     trial = _Trial(faults, listed, stated, check, terms)
     return [_advised(fault, trial) for fault in faults]

@@ -1,4 +1,4 @@
-"""Applying the remedies of a fault to what was composed."""
+"""Apply the remedies of a fault to a composition."""
 
 from __future__ import annotations
 

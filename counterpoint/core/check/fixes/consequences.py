@@ -1,4 +1,4 @@
-"""Faults that a change brings: those of the changed composition that were not there before."""
+"""The new faults after a change of a composition."""
 
 from __future__ import annotations
 

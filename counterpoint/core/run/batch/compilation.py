@@ -25,7 +25,7 @@ ACTIVE_SETS = 8
 """How many sets of acting methods get a function of their own; one more computes them all and selects."""
 
 VARIANTS = 32
-"""How many functions a plan compiles. Batches that would need more, of ever other shapes, run step by step."""
+"""How many functions a plan compiles. Batches that would need more, of many shapes, run step by step."""
 
 _FUSED: dict[str, Any] = {
     "realize_reads_threshold": 1000,
@@ -46,9 +46,9 @@ class Calls(Protocol):
 class Compiled:
     """Runs edits as compiled functions, each compiled when it is needed for the second time.
 
-    A function serves one set of acting methods and one form of batch and draws, so that no number that is drawn leads
-    to another. Its results are the caller's for as long as they are held. Where nothing can be compiled, this says so
-    once, as a ``RuntimeWarning``, and runs the edits one by one. ``backend`` is one of ``torch.compile``.
+    A function is for one set of acting methods and one form of batch and draws; other draws never cause a
+    recompilation. Its results are not overwritten while the caller uses them. If nothing can be compiled, this warns
+    once with a ``RuntimeWarning``, and runs the edits one by one. ``backend`` is one of ``torch.compile``.
     """
 
     def __init__(self, backend: str = "inductor") -> None:
@@ -57,7 +57,7 @@ class Compiled:
         self._works = True
 
     def __getstate__(self) -> dict[str, object]:
-        # Another process may have a compiler where this one has none.
+        # Another process may have a compiler even if this one has none.
         return {**self.__dict__, "_works": True}
 
     def run(self, batch: Batch, calls: Calls) -> Batch:

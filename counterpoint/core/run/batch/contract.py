@@ -1,4 +1,4 @@
-"""Holding steps and hooks to what they declare: a violation names the algorithm, the field and the line to change."""
+"""Check steps and hooks against their declarations: an error names the algorithm, the field and the line to change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["checksum", "watch_hook", "watch_restoring", "watch_step", "watched_c
 
 
 def checksum(tensors: Iterable[Tensor]) -> bytes:
-    """Return a digest of the bits of tensors; version counters would miss writes through ``.data`` or NumPy."""
+    """Return a digest of the bits of tensors; version counters miss writes through ``.data`` or NumPy."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
         if tensor.is_meta:

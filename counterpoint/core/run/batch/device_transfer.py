@@ -1,4 +1,4 @@
-"""Moving what was drawn on the host to the device of a batch."""
+"""Move draws from the host to the device of a batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ALIGNED = 64
 
 
 def move_draws(calls: Sequence[Call], device: torch.device) -> list[Call]:
-    """Return calls whose draws lie on a device, all of them moved there in one copy that the host does not wait for."""
+    """Return calls with their draws on a device, moved there in one asynchronous copy."""
     return list(calls) if device.type == "cpu" else packed(calls, device)
 
 

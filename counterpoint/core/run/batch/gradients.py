@@ -1,4 +1,4 @@
-"""Gradients through the batch steps of a plan: where they are tracked, and which steps have none."""
+"""Gradients through the batch steps of a plan: when they are tracked, and which steps have none."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Runner:
 
     def _given(self, inputs: Inputs, targets: Tensor, *, donate: bool = False) -> Batch:
         facts, (first, *further) = self.plan.facts, input_tensors(inputs)
-        # What is written into one tensor must not show in another.
+        # Writing into one tensor must not change another.
         apart = len({tensor.untyped_storage().data_ptr() for tensor in (first, *further)}) == 1 + len(further)
         writable = flag("donate", donate) and apart and all(map(is_writable, (first, *further)))
         kinds = (facts.inputs, facts.task.targets, facts.task.name, facts.num_classes)

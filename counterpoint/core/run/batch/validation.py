@@ -1,4 +1,4 @@
-"""Checking a batch against what the user stated of it."""
+"""Validate a batch against the facts that the user stated."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def check_targets(targets: object, inputs: Tensor) -> Tensor:
 
 
 def check_batch(plan: PlanData, batch: Batch) -> Batch:
-    """Check a batch against what was stated of it; return it with the kind that its targets really have.
+    """Validate a batch; return it with the real kind of its targets.
 
     Where class indices are expected, dense targets (N, C) are accepted too, unless the loss cannot take them. Raises
-    ``DataError``. Values are looked at on the CPU only, so that nothing waits for another device.
+    ``DataError``. Values are checked only on the CPU, to avoid synchronisation with another device.
     """
     for inputs in batch.all_inputs:
         if inputs.ndim == 0 or batch.targets.ndim == 0 or len(inputs) != len(batch.targets):
@@ -89,7 +89,7 @@ def _check_dense_axes(batch: Batch) -> None:
 
 
 def _check_counted(plan: PlanData, batch: Batch) -> None:
-    """Check that no position is ignored where the targets become a kind that cannot say so."""
+    """Check that no position is ignored if the targets become a kind without ignored positions."""
     for step in plan.steps:
         if step.final and plan.loss_spec is not None:
             check_counted(batch.targets, plan.ignore_index, plan.loss_spec.name, step.after[Field.TARGETS])

@@ -1,4 +1,4 @@
-"""Running a plan over the events of a training loop. The engine decides nothing: the plan says what runs when."""
+"""Run a plan over the events of a training loop."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from counterpoint.core.tensors.sharding import reshard
 __all__ = ["Engine"]
 
 _NOTHING = nullcontext()
-"""The span of an event at which no method acts."""
+"""The span of an event without hooks."""
 
 
 class Engine:
-    """Runs a plan in a loop that fires events; ``Event`` draws that loop.
+    """Runs a plan in a training loop; the docstring of ``Event`` shows that loop.
 
-    Creating the engine runs the plan's surgery (``SETUP`` hooks) on ``model``; the state of each algorithm is made at
-    the first span, up to which the model may be sharded. ``optimizer`` may be set later, and must be where there is
-    surgery. ``rank`` is the number of this process (``None``: what torch.distributed says, else 0); ``update`` changes
-    the parameters in a step (default ``optimizer.step``); ``predict`` gives methods that look at the model its outputs
-    (default ``model(*inputs)``). With a ``scaler`` the closure calls ``scaler.scale(loss).backward()``: the engine then
-    unscales the gradients before methods see them, and steps through the scaler. Raises ``CompositionError`` if model
-    or optimizer are not what the methods need.
+    Creating the engine runs the plan's surgery (``SETUP`` hooks) on ``model``; the state of each algorithm is created
+    at the first span, and the model may be sharded before that. ``optimizer`` may be set later, and must be set later
+    if there is surgery. ``rank`` is the number of this process (``None``: what torch.distributed says, else 0);
+    ``update`` changes the parameters in a step (default ``optimizer.step``); ``predict`` returns the outputs for
+    methods that run the model (default ``model(*inputs)``). With a ``scaler`` the closure calls
+    ``scaler.scale(loss).backward()``: the engine then unscales the gradients before methods use them, and steps through
+    the scaler. Raises ``CompositionError`` if the methods cannot work on the model or the optimizer.
 
     >>> import torch, counterpoint as cp
     >>> plan = cp.compose(["mixup", "ema"], loss=torch.nn.CrossEntropyLoss(), task="multiclass", num_classes=3)
@@ -120,7 +120,7 @@ class Engine:
         self._training.batches = batches
 
     def span(self, event: Event) -> AbstractContextManager[None]:
-        """Return a span of the loop: its hooks run before, around and after what is done in it."""
+        """Return a span of the loop: its hooks run before, around and after its body."""
         if self._remembered.states is None and event is not Event.SETUP:
             self._remembered()
         return Span(self._loop, event) if event in self._busy else _NOTHING
@@ -151,10 +151,10 @@ class Engine:
 
     @contextmanager
     def batch(self, inputs: Inputs, targets: Tensor, *, donate: bool = False) -> Iterator[Batch]:
-        """Edit a device batch by the plan, and span what is done with it; ``batches`` grows by one at its end.
+        """Edit a device batch, and span its use; ``batches`` grows by one at its end.
 
         ``inputs`` and ``targets`` as in ``Plan.__call__``; the edited ones are those of the batch that it yields. Open
-        several, one in the other, around one ``step`` that takes them together; each has its own number and draws.
+        several, nested, around one ``step`` that takes them together; each has its own number and draws.
         """
         number = self.batches + len(self._opened.all)
         batch, draws = self.plan.runner.edit(
@@ -174,7 +174,7 @@ class Engine:
             self._loop.fired.forget(number)
 
     def on(self, index: int) -> AbstractContextManager[None]:
-        """Say that the passes within are over one of several open batches, counted from 0 in the order of opening."""
+        """Make the passes within over one of several open batches, counted from 0 in the order of opening."""
         return self._opened.on(index)
 
     def _sample_losses(self, batch: Batch) -> Tensor:
@@ -205,10 +205,10 @@ class Engine:
 
         ``closure()`` runs the forward and backward passes of every open device batch, whole, and returns the loss;
         gradients are zeroed before it runs, and a method may run it more than once. Where several batches are open, the
-        passes over each are made in ``with engine.on(index):``. A loop that has made these passes already, and left
-        their gradients in place, gives their loss as ``ran``: then the closure runs only where a method runs it again.
-        Raises ``EngineRequiredError`` if a method acts at a span that was not fired, ``RunError`` for ``ran`` where one
-        acts before the passes.
+        passes over each are made in ``with engine.on(index):``. A loop that has already made these passes, with their
+        gradients in place, passes their loss as ``ran``: the closure then runs only if a method repeats it. Raises
+        ``EngineRequiredError`` if a span with hooks is missing, and ``RunError`` for ``ran`` if a method acts before
+        the passes.
         """
         with self.update(closure, ran=ran) as loss:
             self._update(self._ready(), loss, self._zeroed(closure))
@@ -216,9 +216,9 @@ class Engine:
 
     @contextmanager
     def update(self, closure: Callable[[], Tensor], *, ran: Tensor | None = None) -> Iterator[Tensor]:
-        """Span the update of one optimizer step, for a loop that steps the optimizer itself, in the body.
+        """Span the update of one optimizer step, for a loop that steps the optimizer in the body of the span.
 
-        Yields the loss when the gradients are as the optimizer is to use them; the arguments are as in ``step``.
+        Yields the loss when the gradients are ready for the optimizer; the arguments are as in ``step``.
         """
         optimizer = self._ready()
         self._update.check(closure)
@@ -235,17 +235,17 @@ class Engine:
 
     @property
     def original(self) -> Tensor:
-        """The targets of the batch at hand as the loader gave them; raises ``RunError`` where no batch is open."""
+        """The unedited targets of the current batch; raises ``RunError`` if no batch is open."""
         if self._opened.at_hand is None:
             raise RunError("no batch is open: read engine.original within engine.batch(...)")
         return self._opened.at_hand.batch.original
 
     def draws(self) -> dict[str, Any]:
-        """Return the draws of the methods that act on the batch at hand, by their names in the plan."""
+        """Return the draws of the methods that act on the current batch, by their names in the plan."""
         return {} if self._opened.at_hand is None else dict(self._opened.at_hand.draws)
 
     def state_dict(self, *, whole: bool = False) -> dict[str, Tensor]:
-        """Return what the algorithms remember and the number of batches done, as tensors by flat names.
+        """Return the state of the algorithms and the number of batches done, as tensors by flat names.
 
         ``origin`` holds the plan and the versions, as bytes. The averages of a sharded model are sharded in the same
         way. ``whole`` gathers them; all processes must call it then.
@@ -254,9 +254,9 @@ class Engine:
         return {**own, **pack_states(self._remembered(), gathered=whole)}
 
     def load_state_dict(self, packed: Mapping[str, Tensor], *, allow_changes: bool = False) -> None:
-        """Take back what ``state_dict`` returned, saved by the same plan in the same versions.
+        """Load what ``state_dict`` returned, saved by the same plan in the same versions.
 
-        With ``allow_changes`` these may differ. Raises ``CheckpointError`` if they do otherwise, and for names or
+        With ``allow_changes`` these may differ. Raises ``CheckpointError`` if they differ without it, and for names or
         shapes that do not fit.
         """
         if not allow_changes:

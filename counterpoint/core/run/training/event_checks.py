@@ -1,4 +1,4 @@
-"""Whether the passes fired every span at which a method acts: nothing may be dropped silently."""
+"""Check that every span with hooks was entered in the passes: no hook may be dropped silently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PASSES = (Event.FORWARD, Event.LOSS, Event.BACKWARD)
 
 
 class Fired:
-    """The spans of passes that were fired, by the number of the batch that they were over.
+    """The spans of passes that were entered, by the number of their batch.
 
     Passes at which some method acts are ``watched``, with the names of these methods.
     """
@@ -30,7 +30,7 @@ class Fired:
         self._running = False
 
     def note(self, event: Event) -> None:
-        """Note that a pass was fired; raises ``RunError`` for a closure's pass that could be over several batches."""
+        """Record that a pass was entered; raises ``RunError`` if it could be over several batches."""
         if self._running and not self._opened.is_clear:
             raise RunError(
                 f"{', '.join(self.watched[event])} acts at each {event.value}, and {len(self._opened.all)} device "
@@ -41,7 +41,7 @@ class Fired:
             self._fired.add((event, at_hand.number))
 
     def run(self, closure: Callable[[], Tensor]) -> Tensor:
-        """Run a closure, and check what it fired."""
+        """Run a closure, and check which spans it entered."""
         self._fired.clear()
         self._running = True
         try:
@@ -52,7 +52,7 @@ class Fired:
         return loss
 
     def check(self) -> None:
-        """Raise ``EngineRequiredError`` for a method of an open batch at whose span nothing was fired."""
+        """Raise ``EngineRequiredError`` for a method of an open batch whose span was not entered."""
         for (event, watched), opened in product(self.watched.items(), self._opened.all):
             names = [name for name in watched if name in opened.active]
             if names and (event, opened.number) not in self._fired:

@@ -37,7 +37,7 @@ class Handler:
 class Acting(NamedTuple):
     """The hooks that run at a span, in each phase in the order of the plan.
 
-    Hooks around it get a scope of their own each time, since other batches may be opened while they wait.
+    Hooks around it get a new scope each time, because other batches may be opened before they are resumed.
     """
 
     before: tuple[Bound, ...] = ()
@@ -67,7 +67,7 @@ class Handlers:
         self._known: dict[Event, dict[frozenset[str], Acting]] = {event: {} for event in self._hooks}
 
     def names(self, event: Event, *phases: Phase) -> list[str]:
-        """Return the names of those that act at a span, on some batch or other; with ``phases`` in these alone."""
+        """Return the names of those that act at a span on any batch; with ``phases``, only in these."""
         hooks = [one for one in self._hooks.get(event, ()) if not phases or one.step.effect.phase in phases]
         return list(dict.fromkeys(handler.step.name for handler in hooks))
 

@@ -1,4 +1,4 @@
-"""What a plan asks of a model, found before anything changes the model."""
+"""Check a model against the requirements of a plan, before anything changes the model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_model(
 def misfits(
     algorithms: Iterable[Algorithm[Any]], loss: LossSpec | None, model: nn.Module, outputs: Tensor | None = None
 ) -> list[Fault]:
-    """Find what a model lacks that methods and a loss need of it; they need not fit each other.
+    """Find the requirements of methods and a loss that a model does not meet; they need not fit each other.
 
     ``outputs`` are what the model gave for some inputs, if it was run.
     """

@@ -1,4 +1,4 @@
-"""The device batches at work: one, or those that one optimizer step takes together."""
+"""The open device batches: one, or those that one optimizer step takes together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OpenedBatches:
 
     @contextmanager
     def opened(self, one: Opened) -> Iterator[None]:
-        """Hold one more batch while the context lasts."""
+        """Open one more batch while the context lasts."""
         self.all.append(one)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a saved state comes from: the plan, and the version and source of everything that computes in it."""
+"""The origin of a saved state: the plan, and the version and source of everything that computes in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from counterpoint.core.plan.serialization import fingerprint
 __all__ = ["averages_in", "check_origin", "pack_origin"]
 
 _WORKING = ("torch", "numpy")
-"""Packages in whose other versions the same plan may compute other numbers."""
+"""Packages whose other versions may compute other numbers for the same plan."""
 
 
 def pack_origin(plan: PlanData) -> Tensor:
@@ -39,7 +39,7 @@ def averages_in(packed: Tensor | None) -> list[str]:
 
 
 def check_origin(plan: PlanData, packed: Tensor | None) -> None:
-    """Raise ``CheckpointError`` unless a state was saved by this plan, in the versions that are at work now."""
+    """Raise ``CheckpointError`` unless a state was saved by this plan, in the current versions."""
     if packed is None:
         raise CheckpointError(
             "the state does not say which plan and which versions it was saved by, so the run may not go on as it "
@@ -77,7 +77,7 @@ def _origin(plan: PlanData) -> dict[str, Any]:
 
 
 def _changes(saved: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    """Say what is another, most telling first."""
+    """Describe the differences, the most important first."""
     if saved["plan"] != now["plan"]:
         was, own = (f"the plan {data['plan']} ({', '.join(data['order'])})" for data in (saved, now))
         yield f"{was}, and this is {own}"

@@ -1,4 +1,4 @@
-"""What algorithms remember, as flat named tensors that a checkpoint can hold."""
+"""The state of algorithms, as flat named tensors for a checkpoint."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Remembered", "load_states", "pack_states"]
 
 
 class Remembered:
-    """What the algorithms of a plan remember, by their names.
+    """The state of the algorithms of a plan, by their names.
 
-    It is made at the first call, up to which a model may be sharded; ``states`` is ``None`` before.
+    It is created at the first call, and the model may be sharded before that; ``states`` is ``None`` until then.
     """
 
     def __init__(self, members: Sequence[Member], model: nn.Module) -> None:
@@ -79,7 +79,7 @@ def _named(states: Mapping[str, object]) -> dict[str, Tensor]:
 
 
 def load_states(remembered: Remembered, packed: Mapping[str, Tensor]) -> None:
-    """Take packed tensors back as the states; nothing changes unless all names and shapes fit the model as it is now.
+    """Load packed tensors as the states; nothing changes unless all names and shapes fit the current model.
 
     Names may differ by what wrappers such as DDP and ``torch.compile`` add to them. Raises ``CheckpointError`` for
     names or shapes that do not fit.
