@@ -37,7 +37,7 @@ def sam_perturbation(
         radii = [weight.abs() for weight in weights]
         steps = sam_perturbation(weights, [radius * g for radius, g in zip(radii, gradients, strict=True)], rho)
         return [radius * step for radius, step in zip(radii, steps, strict=True)]
-    # A product with rho / norm would be infinite or NaN where the norm is next to nothing.
+    # A product with rho / norm would be infinite or NaN for a tiny norm.
     length = get_total_norm(gradients) / rho
     length = torch.where(length > 0, length, torch.inf)
     return [gradient / length.to(gradient.device) for gradient in gradients]

@@ -87,7 +87,7 @@ def magnitudes(operation: str, strength: Tensor, sign: Tensor, space: Space) -> 
 
 
 def _whole(number: Tensor) -> Tensor:
-    # A strength of 3 in 30 times 10 is a hair below 1 in floats.
+    # A strength of 3 in 30 times 10 is slightly below 1 in floats.
     return (number + 1e-9).floor()
 
 

@@ -58,7 +58,7 @@ class Fault:
     to change, in the terms of the composition. ``algorithms`` names the methods involved, and ``event`` is the value of
     the ``Event`` where they conflict. ``remedies`` is the fix as data; it is empty if only a person can decide.
     ``ways`` are all fixes that ``fix`` describes, the one of ``remedies`` first; those with a ``Decide`` leave
-    something to a person. The checker starts from every possible fix, and keeps those that lead on.
+    something to a person. The checker starts from every possible fix, and keeps those that work.
     """
 
     code: str

@@ -64,7 +64,7 @@ class State:
 class Choose:
     """Put a choice among methods in their place; ``choice`` is the name of the method that chooses.
 
-    The choice takes over the wishes of its branches, and whoever named a branch in a wish names the choice.
+    The choice takes over the wishes of its branches, and wishes that named a branch name the choice.
     """
 
     algorithms: tuple[str, ...]
@@ -102,7 +102,7 @@ class Decide:
 
 Remedy: TypeAlias = Drop | Set | DropWish | State | Choose | Add | Replace | Remove | Decide
 Way: TypeAlias = tuple[Remedy, ...]
-"""One way out of a fault: changes to be made together."""
+"""One fix of a fault: changes to be made together."""
 
 
 def decides(way: Way) -> bool:

@@ -115,7 +115,7 @@ class CounterpointCallback(pl.Callback):
         self._waiting.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the methods remember and the number of batches done, as tensors by flat names."""
+        """Return the state of the methods and the number of batches done, as tensors by flat names."""
         return {} if self._engine is None else dict(self._engine.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

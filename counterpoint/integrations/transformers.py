@@ -185,7 +185,7 @@ class CounterpointTrainer(Trainer):
         return output
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the evaluation weights; in a checkpoint, those in training and what the methods remember."""
+        """Save the evaluation weights; in a checkpoint, those in training and the state of the methods."""
         if not self._in_checkpoint:
             with self.engine.evaluation():
                 super().save_model(output_dir, _internal_call)

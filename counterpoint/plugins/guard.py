@@ -33,7 +33,7 @@ def exits_refused() -> Iterator[None]:
 
     def refuse(status: int) -> NoReturn:
         if (os.getpid(), threading.get_ident()) == (process, thread):
-            raise ProcessExit(f"it calls os._exit({status}), which ends the process without a word")
+            raise ProcessExit(f"it calls os._exit({status}), which ends the process silently")
         exit_process(status)
 
     os._exit = refuse

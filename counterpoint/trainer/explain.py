@@ -26,7 +26,7 @@ WAYS = {
     BROKEN_PLUGIN: ("broken-plugin", MEND_PACKAGE),
     NO_COMPONENT: ("not-an-algorithm", "write a name, or a mapping with `name` and its settings"),
 }
-"""The types of errors about components: the code of the fault in a list of algorithms, and the way out."""
+"""The types of errors about components: the code of the fault in a list of algorithms, and the fix."""
 
 
 class Owner(NamedTuple):
@@ -65,7 +65,7 @@ def config_error(source: str, faults: Sequence[Fault]) -> ConfigError:
 
 
 def plain_fault(message: str) -> Fault:
-    """Return the fault of a config that a message states: the reason, and behind a semicolon the way out.
+    """Return the fault of a config that a message states: the reason, and after a semicolon the fix.
 
     >>> print(plain_fault("data.root: 'pictures' does not exist; it must hold one folder for each class"))
     [bad-config] data.root: 'pictures' does not exist
@@ -95,7 +95,7 @@ def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, An
 
 
 def _told(details: ErrorDetails, place: Place, owner: Owner) -> tuple[str, str, str]:
-    """Return the code of a fault, what is wrong, and the way out."""
+    """Return the code of a fault, what is wrong, and the fix."""
     role, kind = str(place[0]), details["type"]
     setting = settings_of(owner.settings).get(str(place[owner.depth])) if owner.depth == len(place) - 1 else None
     if kind in ("extra_forbidden", "invalid_key"):

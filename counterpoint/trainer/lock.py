@@ -67,5 +67,5 @@ def _take(file: IO[str]) -> bool:
 
 
 def _is_there(path: Path, file: IO[str]) -> bool:
-    """Whether a file is still the one of its name; whoever ends takes it away."""
+    """Whether a file is still the one of its name; a process that ends deletes it."""
     return path.exists() and os.path.samestat(path.stat(), os.stat(file.fileno()))

@@ -144,7 +144,7 @@ def _image_channels(name: str, spec: DataSpec) -> int:
 
 
 def _convolution(channels: int, width: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """Make a convolution that keeps the image's size but for its stride; batch norm follows, so it has no bias."""
+    """Make a convolution that divides the image's size by its stride; batch norm follows, so it has no bias."""
     return nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False)
 
 

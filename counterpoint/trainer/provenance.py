@@ -44,8 +44,8 @@ def provenance(config: RunConfig, plan: Plan, data: DataModule, model: nn.Module
     """Return the versions and sources of a run's code as plain data.
 
     ``components`` has every method, the loss, the model, the data and so on. ``packages`` has the version of each
-    package that registers one, and a digest of each of its files. ``libraries`` has the versions of others. Files are
-    read as they are now.
+    package that registers one, and a digest of each of its files. ``libraries`` has the versions of others. The current
+    files are read.
     """
     registered: dict[str, object] = {
         "loss": config.loss,

@@ -35,9 +35,9 @@ class RunDirectory:
     """The folder of one run.
 
     It holds ``config.resolved.yaml``, ``plan.json``, ``metrics.jsonl`` (a line an epoch), ``checkpoints/``, and, once
-    the run is finished, ``model.safetensors``. Every file is written under a temporary name and renamed, but for
-    ``metrics.jsonl``, to which whole lines are added. Each has a format version and a checksum, that of the metrics in
-    the checkpoints and in the final weights.
+    the run is finished, ``model.safetensors``. Every file is written under a temporary name and renamed, except
+    ``metrics.jsonl``, where complete lines are appended. Each has a format version and a checksum, that of the metrics
+    in the checkpoints and in the final weights.
     """
 
     def __init__(self, path: str | Path) -> None:

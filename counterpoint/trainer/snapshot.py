@@ -65,7 +65,7 @@ class Snapshot:
         return Checkpoint(tensors, data)
 
     def restore(self, checkpoint: Checkpoint, config: RunConfig, *, first_process: bool) -> None:
-        """Take everything back, but for settings that ``config`` has otherwise than the run that was kept.
+        """Restore everything, except settings that differ between ``config`` and the saved run.
 
         Raises ``CheckpointError`` if it does not fit.
         """
@@ -106,8 +106,8 @@ def differences(
 
     ``record`` has the code and the data of this one.
 
-    Another number of processes is no difference where training goes on as it began, but for rounding: on the same
-    global batches, and with nothing that depends on how they are split.
+    Another number of processes is no difference if training is the same up to rounding: on the same global batches, and
+    with nothing that depends on their split.
     """
     began = Split(int(checkpoint.data["processes"]), int(checkpoint.data["batch_size"]))
     changes = split_changes(began, split, plan, model)

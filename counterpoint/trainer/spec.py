@@ -108,9 +108,9 @@ def _whole() -> None:
 class DataModule:
     """The two data sets of a run, both map-style with items (input, target), and the facts that hold for both.
 
-    ``verify()`` looks at what takes too long for a mere check of a config, such as every file; a run calls it before
-    anything is written. It raises ``DataError`` if the data is not whole. ``notes`` are said of the data at the start
-    of a run and by ``counterpoint check``, such as what was left out of it.
+    ``verify()`` checks what takes too long for a check of a config, such as every file; a run calls it before anything
+    is written. It raises ``DataError`` if the data is not whole. ``notes`` are printed at the start of a run and by
+    ``counterpoint check``, such as the number of files left out.
     """
 
     train: Data

@@ -48,9 +48,8 @@ def compose(
     """Check that methods fit each other, the data and the loss, and order them.
 
     ``algorithms`` are instances, names, or mappings with ``name`` and settings; ``resolve`` turns a name into a class.
-    ``catalog`` is what is registered, for fixes; ``faults`` are
-    those already found by whoever calls.
-    Raises ``CompositionError`` with every fault there is.
+    ``catalog`` is what is registered, for fixes; ``faults`` are those already found by the caller. Raises
+    ``CompositionError`` with every fault there is.
     """
     known = Catalog() if catalog is None else catalog
     members, found = enlist(algorithms, resolve, facts.clock, known.names, terms)

@@ -1,4 +1,4 @@
-"""Who must come before whom, and why: the edges between the steps of one batch and between the hooks of one moment."""
+"""The order of steps and its reasons: the edges between the steps of one batch and between the hooks of one moment."""
 
 from __future__ import annotations
 

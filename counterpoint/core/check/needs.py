@@ -46,7 +46,7 @@ def unmet_loss(steps: Sequence[BatchStep], loss: LossSpec, kind: Kind, facts: Fa
     ways: list[Way] = [
         (State({"loss": name} | more),)
         for name in catalog.losses_for(kind)
-        for more in ({}, {"loss_accepts": None})  # what is said of the loss of one's own
+        for more in ({}, {"loss_accepts": None})  # what is stated about the user's own loss
     ]
     ways += [(said,), *([out] if out else []), (Decide(f"use a loss that accepts {kind} targets"),)]
     return Fault("loss-targets", message, algorithms=(loss.name, *editors), event=Event.LOSS, ways=tuple(ways))

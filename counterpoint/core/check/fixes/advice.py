@@ -20,7 +20,7 @@ Check = Callable[[Sequence[object], Mapping[str, Any]], Sequence[Fault]]
 """Returns the faults of a list of algorithms under the facts stated of them, without advice."""
 
 TRIES, DEPTH, FURTHER, OFFERED = 400, 4, 8, 2
-UNDECIDED = "decide which of the parties to leave out, or what else to change: no change that was tried leads on"
+UNDECIDED = "decide which of the parties to leave out, or what else to change: no change that was tried works"
 
 
 class _Trial:

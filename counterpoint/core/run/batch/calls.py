@@ -21,7 +21,7 @@ __all__ = ["BoundEdit", "Call", "bound_edits", "map_draws", "run_calls"]
 class BoundEdit:
     """A function of a batch and draws that gives new kinds of inputs and targets, or leaves those there are (``None``).
 
-    ``name`` says whose edit it is: those of one name do the same, but for their draws. ``sample_losses`` is true for a
+    ``name`` is the name of its method: edits of one name differ only in their draws. ``sample_losses`` is true for a
     function that is called with what gives the loss of each sample, too.
     """
 

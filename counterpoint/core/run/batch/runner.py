@@ -260,7 +260,7 @@ class _Editing:
         return view
 
     def _losses(self) -> Tensor:
-        """Return the loss of each sample of the batch as it was given, but for its kinds.
+        """Return the loss of each sample of the unedited batch, after the steps that change kinds.
 
         The view has draws of its own: those of the batch are for the samples that will be left of it.
         """

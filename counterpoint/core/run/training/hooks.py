@@ -52,7 +52,7 @@ NOBODY = Acting()
 class Handlers:
     """The hooks of a plan by the span and the phase at which they act.
 
-    ``remembered`` gives what the algorithms remember, by their names.
+    ``remembered`` returns the state of the algorithms, by their names.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Handlers:
             known.clear()
 
     def state(self, handler: Handler) -> object | None:
-        """Return what the algorithm of a hook remembers."""
+        """Return the state of the algorithm of a hook."""
         return None if handler.step.effect.event is Event.SETUP else self._remembered().get(handler.step.name)
 
     def scope(self, handler: Handler, concerned: Sequence[Opened]) -> Scope:

@@ -37,7 +37,7 @@ class Remembered:
         return self.states
 
     def made(self) -> dict[str, object]:
-        """Return new states for the model as it is now; their tensors can be changed outside of inference mode."""
+        """Return new states for the current model; their tensors can be changed outside of inference mode."""
         with torch.inference_mode(False):
             made = {member.identity: member.algorithm.init(self._model) for member in self._members}
         return {identity: state for identity, state in made.items() if state is not None}
@@ -55,7 +55,7 @@ def _tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
     else:
         raise DeclarationError(
             f"{name} = {value!r}",
-            "what an algorithm remembers is checkpointed as tensors",
+            "the state of an algorithm is checkpointed as tensors",
             "a dataclass of tensors and of mappings of tensors; a count is torch.tensor(0)",
         )
 
