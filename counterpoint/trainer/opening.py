@@ -133,7 +133,7 @@ def _check_metrics(
 def make_ready(
     folder: RunDirectory, config: RunConfig, plan: Plan, record: RunRecord, begin: Begin, *, overwrite: bool
 ) -> None:
-    """Make the folder that of this run, as it stood at its begin; nothing is written to one that is to stay."""
+    """Prepare the folder for this run; in that of a finished run, only config and plan are written if damaged."""
     texts = seal_text(record.comment() + dump_config(config)), _plan_text(plan, record)
     if begin.is_finished:
         if not begin.keeps_texts:

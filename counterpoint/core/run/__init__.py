@@ -1,1 +1,1 @@
-"""What happens to a batch and in a training loop, as the plan says."""
+"""Run a plan on batches and in a training loop."""

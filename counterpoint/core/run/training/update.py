@@ -18,7 +18,7 @@ __all__ = ["Update", "takes_closure"]
 
 
 def takes_closure(optimizer: Optimizer) -> bool:
-    """Whether the optimizer's step must be given a closure, as that of LBFGS.
+    """Whether the optimizer's step needs a closure, such as that of LBFGS.
 
     >>> import torch
     >>> parameters = [torch.nn.Parameter(torch.ones(1))]
