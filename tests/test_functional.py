@@ -191,7 +191,7 @@ class TestCutmix:
                     assert torch.equal(cut_y[i, :, row, column], y[source, :, row, column])
 
     def test_masks_of_another_resolution_are_refused(self) -> None:
-        for shape in ((5, 4, 5, 6), (5, 4, 10, 14), (5, 4, 1, 1)):
+        for shape in ((5, 4, 5, 6), (5, 4, 6, 7), (5, 4, 10, 14), (5, 4, 1, 1)):
             with pytest.raises(cp.DataError, match="positions"):
                 CF.cutmix(noise(5, 3, 5, 7), rows(*shape), BOXES, self.perm)
 

@@ -87,8 +87,10 @@ def test_a_loss_of_class_indices_alone_is_refused() -> None:
 
 def test_masks_must_lie_on_the_images() -> None:
     plan = plan_for([CutOut(masks="ignore")], "segmentation")
-    with pytest.raises(cp.DataError, match=r"masks of shape \(2, 2\) do not lie on images of shape \(5, 7\)"):
-        plan(images(3), torch.zeros(3, 2, 2, dtype=torch.int64), step=0)
+    for height, width in ((2, 2), (5, 6), (4, 7)):
+        wanted = rf"masks of shape \({height}, {width}\) do not lie on images of shape \(5, 7\)"
+        with pytest.raises(cp.DataError, match=wanted):
+            plan(images(3), torch.zeros(3, height, width, dtype=torch.int64), step=0)
     with pytest.raises(cp.DataError, match=r"targets has 4 axes, not the shape \(3, 4\)"):
         CF.ignore_holes(torch.zeros(3, 4), torch.zeros(1, 1, 4, dtype=torch.int64))
 

@@ -50,6 +50,33 @@ class TestFormulas:
         assert any(math.isnan(value) for value in clipped([math.inf, 1.0, 1.0], GradientClipping()))
         assert all(math.isnan(value) for value in clipped([math.nan, 1.0, 1.0], GradientClipping()))
 
+    @pytest.mark.kind("30")
+    @pytest.mark.parametrize("by", ["norm", "value"])
+    @pytest.mark.parametrize("threshold", [2.0, 50.0])
+    def test_sparse_gradients_are_bounded_with_the_dense_ones(self, by: str, threshold: float) -> None:
+        """Of a sparse gradient an index may stand twice: its values are added before they are bounded."""
+        model = nn.ParameterList([torch.zeros(3, 2), torch.zeros(2), torch.zeros(4, 2), torch.zeros(1)]).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        engine = cp.Engine(plan_for([GradientClipping(by=by, threshold=threshold)]), model=model, optimizer=optimizer)
+        rows = torch.tensor([[3.0, -6.0], [1.0, 0.5], [4.0, -2.0]], dtype=torch.float64)
+
+        def closure() -> Tensor:
+            model[0].grad = torch.sparse_coo_tensor(torch.tensor([[2, 0, 2]]), rows, (3, 2), check_invariants=True)
+            model[1].grad = torch.tensor([5.0, -1.0], dtype=torch.float64)
+            model[2].grad = torch.sparse_coo_tensor(torch.tensor([[1]]), -rows[:1], (4, 2), check_invariants=True)
+            return torch.zeros(())  # and the last has none
+
+        with engine.batch(images(2), targets(2)):
+            engine.step(closure)
+        values = [1.0, 0.5, 7.0, -8.0, 5.0, -1.0, -3.0, 6.0]
+        factor = min(1.0, threshold / (math.sqrt(sum(value**2 for value in values)) + 1e-6))
+        a, b, c, d, e, f, g, h = (
+            value * factor if by == "norm" else max(-threshold, min(threshold, value)) for value in values
+        )
+        wanted = [[[a, b], [0, 0], [c, d]], [e, f], [[0, 0], [g, h], [0, 0], [0, 0]], [0]]
+        for parameter, numbers in zip(model, wanted, strict=True):
+            torch.testing.assert_close(-parameter.detach(), torch.tensor(numbers, dtype=torch.float64), rtol=1e-14, atol=0)
+
     def test_two_of_them_as_listed(self) -> None:
         values, norm = GradientClipping(id="values", by="value", threshold=3.0), GradientClipping(threshold=0.5)
         factor = 0.5 / (math.sqrt(27) + 1e-6)

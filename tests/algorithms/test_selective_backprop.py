@@ -148,6 +148,8 @@ def losses_in_loops(model: Network, x: Tensor, y: Tensor) -> list[float]:
         (SelectiveBackprop(), 4),
         (SelectiveBackprop(keep=0.01), 1),
         (SelectiveBackprop(keep=0.7), 6),
+        (SelectiveBackprop(keep=0.6, beta=3.0), 5),
+        (SelectiveBackprop(keep=0.6, selection="top"), 5),
         (SelectiveBackprop(keep=0.3, beta=0.0), 2),
         (SelectiveBackprop(keep=0.25, selection="top"), 2),
     ],

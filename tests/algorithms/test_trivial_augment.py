@@ -108,6 +108,13 @@ def test_other_numbers_of_channels_are_refused() -> None:
         plan_for([TrivialAugment()], inputs="unit")(torch.zeros(2, 4, 8, 8), targets(2), step=0)
 
 
+@pytest.mark.kind("30")
+@pytest.mark.parametrize("shape", [(2, 8, 8), (4, 8, 8)])
+def test_draws_for_other_numbers_of_channels_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(cp.DataError, match=r"trivial_augment edits images of 1 or 3 channels, \(C, H, W\), not of"):
+        plan_for([TrivialAugment()], inputs="unit").draws(0, cp.BatchSpec(2, shape, 4))
+
+
 def test_images_of_no_known_scale_are_refused() -> None:
     for kind in ("image", "normalized", "features"):
         with pytest.raises(cp.CompositionError) as caught:
