@@ -75,7 +75,9 @@ class TestFormulas:
         )
         wanted = [[[a, b], [0, 0], [c, d]], [e, f], [[0, 0], [g, h], [0, 0], [0, 0]], [0]]
         for parameter, numbers in zip(model, wanted, strict=True):
-            torch.testing.assert_close(-parameter.detach(), torch.tensor(numbers, dtype=torch.float64), rtol=1e-14, atol=0)
+            torch.testing.assert_close(
+                -parameter.detach(), torch.tensor(numbers, dtype=torch.float64), rtol=1e-14, atol=0
+            )
 
     def test_two_of_them_as_listed(self) -> None:
         values, norm = GradientClipping(id="values", by="value", threshold=3.0), GradientClipping(threshold=0.5)
