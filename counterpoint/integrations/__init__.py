@@ -1,1 +1,1 @@
-"""Counterpoint in other training loops: one file for each, which imports the loop's library."""
+"""Counterpoint in other training loops: a folder for each, and beside them what the loops share."""

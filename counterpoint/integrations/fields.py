@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterpoint.core.errors import DataError
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.integrations.places import Keys, Path, find, held_tensors, leaves, name_of, parts, written
+from counterpoint.integrations.nested import Keys, Path, find, held_tensors, leaves, name_of, parts, written
 
 __all__ = ["FIRST_AND_SECOND", "Fields", "Path"]
 

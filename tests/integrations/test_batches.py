@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from transformers import TrainingArguments
 
 import counterpoint as cp
-from counterpoint.integrations import lightning_training
 from counterpoint.integrations.accelerate import AcceleratedSteps
-from counterpoint.integrations.lightning import CounterpointCallback
+from counterpoint.integrations.lightning import CounterpointCallback, events
 from tests.integrations import hf, recipe
 from tests.integrations.lit import QUIET, Module, compose, loader, make_trainer
 
@@ -306,7 +305,7 @@ def test_passes_that_are_repeated_share_gradients_once_in_lightning(monkeypatch:
         entered.append(1)
         yield
 
-    monkeypatch.setattr(lightning_training, "ParallelStrategy", SingleDeviceStrategy)
+    monkeypatch.setattr(events, "ParallelStrategy", SingleDeviceStrategy)
     monkeypatch.setattr(SingleDeviceStrategy, "block_backward_sync", block_backward_sync, raising=False)
     lit(compose("sam"), Path())
     assert len(entered) == STEPS * (PARTS - 1)

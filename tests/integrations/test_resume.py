@@ -21,10 +21,10 @@ from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
 import counterpoint as cp
 from counterpoint.algorithms import MixUp
 from counterpoint.core.run.training import origin
-from counterpoint.integrations import transformers_weights
 from counterpoint.integrations.accelerate import AcceleratedSteps
 from counterpoint.integrations.average import average_from
 from counterpoint.integrations.lightning import CounterpointCallback
+from counterpoint.integrations.transformers import weights
 from tests.integrations import hf, recipe
 from tests.integrations.lit import QUIET, Module, compose, loader, make_trainer
 
@@ -383,12 +383,12 @@ class TestNamesOfWeights:
     def test_weights_that_are_shared_are_saved_once(self, tmp_path: Path) -> None:
         model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
         save_file({"1.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
-        assert transformers_weights._differing(model, tmp_path).startswith("has no weights for 0.weight of the model")
+        assert weights._differing(model, tmp_path).startswith("has no weights for 0.weight of the model")
         model[0].weight = model[1].weight
         save_file({f"{n}.weight": torch.zeros(2, 2) for n in (1, 2)}, tmp_path / "model.safetensors")
-        assert "has 2.weight, which the model has not" in transformers_weights._differing(model, tmp_path)
+        assert "has 2.weight, which the model has not" in weights._differing(model, tmp_path)
         save_file({"1.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
-        assert transformers_weights._differing(model, tmp_path) == ""
+        assert weights._differing(model, tmp_path) == ""
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.integrations.average import TRAINED, average_from
-from counterpoint.integrations.open_spans import Spans
 from counterpoint.integrations.state_file import STATE_FILE, load_state, save_state
+from counterpoint.integrations.transformers.spans import Spans
 
 pytestmark = pytest.mark.kind("30")
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import counterpoint as cp
 from counterpoint.core.run.batch.draws import describe_draws
-from counterpoint.integrations.transformers_batches import batches_in, counted, describe_batches, weighed_loss
+from counterpoint.integrations.transformers.batches import batches_in, counted, describe_batches, weighed_loss
 from tests.integrations.lit import compose
 
 pytestmark = pytest.mark.kind("30")

@@ -20,12 +20,12 @@ from counterpoint.core.declare.events import Event
 from counterpoint.core.errors import RunError
 from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations.fields import Fields
-from counterpoint.integrations.lightning_limits import check_length
+from counterpoint.integrations.lightning.limits import check_length
 
-__all__ = ["Training", "evaluate", "instead"]
+__all__ = ["FitEvents", "evaluate", "instead"]
 
 
-class Training:
+class FitEvents:
     """One run of Lightning's training loop, with a plan's spans around the methods that run it."""
 
     def __init__(self, engine: Engine, criterion: str | None, fields: Fields, trainer: pl.Trainer) -> None:

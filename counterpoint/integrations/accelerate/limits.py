@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
@@ -14,15 +13,12 @@ from counterpoint.core.errors import CompositionError, RunError
 from counterpoint.core.faults import Fault
 from counterpoint.core.run.plan import Plan
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.integrations import statements
+from counterpoint.integrations import consistency, launcher
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 
-__all__ = ["asked_for_several", "check_engine", "check_groups"]
+__all__ = ["check_engine", "check_groups"]
 
 _SPLIT = {DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM}
-
-_RANKS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Variables by which a launcher tells a process how many there are."""
 
 
 def check_engine(engine: Engine, accelerator: Accelerator) -> None:
@@ -42,8 +38,8 @@ def check_groups(plan: Plan, loader: Iterable[Any], count: int) -> None:
     own, sampler = plan.facts.clock.steps_per_epoch, getattr(loader, "batch_sampler", None)
     size = getattr(loader, "batch_size", None) or getattr(sampler, "batch_size", None)
     faults = [
-        *statements.batch_size(plan, size, "the loader"),
-        *statements.microbatches(plan, count, "the number of batches in a step"),
+        *consistency.batch_size(plan, size, "the loader"),
+        *consistency.microbatches(plan, count, "the number of batches in a step"),
     ]
     found = len(loader) if isinstance(loader, Sized) else own
     if own is not None and found != own:
@@ -60,29 +56,15 @@ def check_groups(plan: Plan, loader: Iterable[Any], count: int) -> None:
 
 
 def _check_processes(engine: Engine, accelerator: Accelerator) -> None:
-    started = int(os.environ.get("WORLD_SIZE") or 1)
-    if started != accelerator.num_processes:
-        raise RunError(
-            f"{started} processes were started, and Accelerate knows of {accelerator.num_processes}; on CPUs, write "
-            "Accelerator(cpu=True) or set ACCELERATE_USE_CPU=true"
-        )
-    if accelerator.num_processes == 1 and asked_for_several():
-        raise RunError(
-            "accelerate launch was asked for several processes and started one, as it does with --cpu: start them by "
-            "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N script.py, or ask for --num_processes 1; where "
-            "MASTER_ADDR was set by hand, unset it"
-        )
+    on_cpus = "write Accelerator(cpu=True) or set ACCELERATE_USE_CPU=true"
+    torchrun = "ACCELERATE_USE_CPU=true torchrun"
+    for fault in launcher.check_processes(accelerator.num_processes, "Accelerate", on_cpus, torchrun):
+        raise RunError(f"{fault.message}; {fault.fix}")
     if engine.rank != accelerator.process_index:
         raise RunError(
             f"the engine draws as rank {engine.rank}, and this is process {accelerator.process_index}: make it with "
             "Engine(..., rank=accelerator.process_index)"
         )
-
-
-def asked_for_several() -> bool:
-    """Whether ``accelerate launch`` was asked for several processes and started one: with an address, without ranks."""
-    launched = "ACCELERATE_DYNAMO_MODE" in os.environ and "MASTER_ADDR" in os.environ
-    return launched and not any(os.environ.get(name) for name in _RANKS)
 
 
 def _check_passes(plan: Plan, accelerator: Accelerator) -> None:
@@ -108,18 +90,11 @@ def _stated(engine: Engine, accelerator: Accelerator) -> Iterator[Fault]:
     """Find what is stated to the plan, and otherwise to Accelerate or the model."""
     plan, model = engine.plan, engine.model
     if plan.facts.task.name != "regression":
-        yield from statements.classes(plan, getattr(model, "num_classes", None), "model.num_classes")
-        yield from statements.labels(plan, model)
+        yield from consistency.classes(plan, getattr(model, "num_classes", None), "model.num_classes")
+        yield from consistency.labels(plan, model)
     yield from compare_losses(plan, loss_modules(model))
-    yield from statements.averages(plan, model)
+    yield from consistency.averages(plan, model)
     loaders = getattr(accelerator, "dataloader_config", None)
-    yield from statements.seed(plan, getattr(loaders, "data_seed", None), "DataLoaderConfiguration.data_seed")
-    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    own = getattr(accelerator, "mixed_precision", launched)
-    if launched not in ("no", own):
-        yield Fault(
-            "loop-limit",
-            f"accelerate launch asks for mixed_precision={launched!r}, and Accelerator(...) for {own!r}",
-            f"write Accelerator(mixed_precision={launched!r}), or launch with --mixed_precision {own}",
-            event=Event.FIT,
-        )
+    yield from consistency.seed(plan, getattr(loaders, "data_seed", None), "DataLoaderConfiguration.data_seed")
+    precision = getattr(accelerator, "mixed_precision", "no")
+    yield from launcher.check_precision(precision, "Accelerator(...)", "Accelerator(mixed_precision={launched!r})")

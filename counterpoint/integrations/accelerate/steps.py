@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from counterpoint.core.run.training.accumulation import Part, Passes
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.integrations.accelerate_limits import check_engine, check_groups
+from counterpoint.integrations.accelerate.limits import check_engine, check_groups
 from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
 from counterpoint.integrations.state_file import load_state, save_state
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from inspect import signature
 from typing import Any
@@ -18,11 +17,10 @@ from counterpoint.core.errors import CompositionError
 from counterpoint.core.faults import Fault
 from counterpoint.core.plan.steps import BatchStep, HookStep
 from counterpoint.core.run.plan import Plan
-from counterpoint.integrations import statements
-from counterpoint.integrations.accelerate_limits import asked_for_several
+from counterpoint.integrations import consistency, launcher
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 from counterpoint.integrations.fields import Fields
-from counterpoint.integrations.places import parts
+from counterpoint.integrations.nested import parts
 
 __all__ = ["changes_inputs", "check_length", "check_limits"]
 
@@ -117,25 +115,14 @@ def _arguments(args: TrainingArguments) -> Iterator[Fault]:
             f"{args.n_gpu} GPUs in one process work on copies of the model, and methods act on the model itself",
             "start one process for each GPU: torchrun --nproc_per_node N script.py",
         )
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != args.world_size:
-        yield _limit(
-            f"{started} processes were started, and the Trainer knows of {args.world_size}",
-            "on CPUs, set use_cpu=True",
-        )
-    if started == 1 and asked_for_several():
-        yield _limit(
-            "accelerate launch was asked for several processes and started one, as it does with --cpu",
-            "start them by torchrun --nproc_per_node N script.py, or ask for --num_processes 1; where MASTER_ADDR "
-            "was set by hand, unset it",
-        )
+    yield from launcher.check_processes(args.world_size, "the Trainer", "set use_cpu=True", "torchrun")
 
 
 def _stated(plan: Plan, model: nn.Module, args: TrainingArguments) -> Iterator[Fault]:
     """Find what is stated to the plan, and otherwise to the Trainer or the model."""
     config = getattr(model, "config", None)
     if plan.facts.task.name != "regression":
-        yield from statements.labels(plan, model)
+        yield from consistency.labels(plan, model)
     problem = getattr(config, "problem_type", None)
     if problem is not None and _PROBLEMS.get(problem) != plan.facts.task.name:
         yield _limit(
@@ -144,16 +131,11 @@ def _stated(plan: Plan, model: nn.Module, args: TrainingArguments) -> Iterator[F
             Event.LOSS,
         )
     yield from compare_losses(plan, loss_modules(model))
-    yield from statements.averages(plan, model)
-    yield from statements.microbatches(plan, args.gradient_accumulation_steps, "gradient_accumulation_steps")
-    yield from statements.batch_size(plan, args.train_batch_size, "per_device_train_batch_size")
-    yield from statements.seed(plan, None if args.seed == _DEFAULT_SEED else args.seed, "TrainingArguments.seed")
-    launched, own = os.environ.get("ACCELERATE_MIXED_PRECISION", "no"), _precision(args)
-    if launched not in ("no", own):
-        yield _limit(
-            f"accelerate launch asks for mixed_precision={launched!r}, and the arguments for {own!r}",
-            f"write {launched}=True, or launch with --mixed_precision {own}",
-        )
+    yield from consistency.averages(plan, model)
+    yield from consistency.microbatches(plan, args.gradient_accumulation_steps, "gradient_accumulation_steps")
+    yield from consistency.batch_size(plan, args.train_batch_size, "per_device_train_batch_size")
+    yield from consistency.seed(plan, None if args.seed == _DEFAULT_SEED else args.seed, "TrainingArguments.seed")
+    yield from launcher.check_precision(_precision(args), "the arguments", "{launched}=True")
 
 
 def _precision(args: TrainingArguments) -> str:

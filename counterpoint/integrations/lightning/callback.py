@@ -7,25 +7,18 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from counterpoint.core.errors import CheckpointError, RunError
 from counterpoint.core.run.plan import Plan
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
-
-try:
-    import lightning.pytorch as pl
-    from lightning.pytorch.utilities.model_helpers import is_overridden
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "counterpoint.integrations.lightning needs Lightning: pip install 'counterpoint[lightning]'", name=error.name
-    ) from error
-
 from counterpoint.integrations.average import TRAINED
 from counterpoint.integrations.criterion import with_loss
-from counterpoint.integrations.lightning_limits import check_fit, check_loss, check_model
-from counterpoint.integrations.lightning_training import Training, evaluate, instead
+from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
+from counterpoint.integrations.lightning.events import FitEvents, evaluate, instead
+from counterpoint.integrations.lightning.limits import check_fit, check_loss, check_model
 
 __all__ = ["CounterpointCallback", "original_targets"]
 
@@ -165,7 +158,7 @@ class CounterpointCallback(pl.Callback):
         self._waiting.close()
         check_model(self.plan, trainer, module)
         self.engine.optimizer = trainer.optimizers[0]
-        Training(self.engine, self.criterion, self.fields, trainer).run(run)
+        FitEvents(self.engine, self.criterion, self.fields, trainer).run(run)
 
     def _evaluate(self, trainer: pl.Trainer, run: Callable[[], Any]) -> Any:
         self._waiting.close()

@@ -19,7 +19,7 @@ from counterpoint.core.errors import CompositionError
 from counterpoint.core.faults import Fault
 from counterpoint.core.plan.steps import BatchStep, HookStep
 from counterpoint.core.run.plan import Plan
-from counterpoint.integrations import statements
+from counterpoint.integrations import consistency
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 
 __all__ = ["check_fit", "check_length", "check_loss", "check_model"]
@@ -82,7 +82,7 @@ def check_length(plan: Plan, trainer: pl.Trainer) -> None:
     _refuse(
         *_length("steps_per_epoch", clock.steps_per_epoch, epoch, str(epoch)),
         *_length("max_duration", clock.total, total, f"'{trainer.max_epochs}ep'"),
-        *statements.batch_size(plan, getattr(trainer.train_dataloader, "batch_size", None), "the train_dataloader"),
+        *consistency.batch_size(plan, getattr(trainer.train_dataloader, "batch_size", None), "the train_dataloader"),
     )
 
 
@@ -122,12 +122,12 @@ def _optimizers(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> 
 
 def _stated(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Fault]:
     """Find what is stated to the plan, and otherwise to Lightning or the module."""
-    yield from statements.classes(plan, getattr(module, "num_classes", None), "self.num_classes")
-    yield from statements.classes(plan, module.hparams.get("num_classes"), "self.hparams.num_classes")
-    yield from statements.averages(plan, module, [type(held).__name__ for held in _averaging(trainer)])
-    yield from statements.microbatches(plan, trainer.accumulate_grad_batches, "accumulate_grad_batches")
+    yield from consistency.classes(plan, getattr(module, "num_classes", None), "self.num_classes")
+    yield from consistency.classes(plan, module.hparams.get("num_classes"), "self.hparams.num_classes")
+    yield from consistency.averages(plan, module, [type(held).__name__ for held in _averaging(trainer)])
+    yield from consistency.microbatches(plan, trainer.accumulate_grad_batches, "accumulate_grad_batches")
     seed = os.environ.get("PL_GLOBAL_SEED")
-    yield from statements.seed(plan, None if seed is None else int(seed), "that of seed_everything")
+    yield from consistency.seed(plan, None if seed is None else int(seed), "that of seed_everything")
     surgery = [hook for hook in plan.hooks if hook.effect.event is Event.SETUP]
     others = [type(held).__name__ for held in _averaging(trainer)]
     if surgery and others:

@@ -9,6 +9,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from counterpoint.core.errors import DataError, NonFiniteLossError, RunError
 from counterpoint.core.run.plan import Plan
@@ -16,29 +18,18 @@ from counterpoint.core.run.training.accumulation import Part, Passes
 from counterpoint.core.run.training.engine import Engine
 from counterpoint.core.run.training.model_requirements import check_model
 from counterpoint.integrations.fields import Fields
-from counterpoint.integrations.open_spans import Spans
-from counterpoint.integrations.places import name_of, parts
+from counterpoint.integrations.nested import name_of, parts
 from counterpoint.integrations.state_file import load_state, save_state
-
-try:
-    from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-    from transformers.trainer_utils import has_length
-except ModuleNotFoundError as error:
-    raise ModuleNotFoundError(
-        "counterpoint.integrations.transformers needs Hugging Face's transformers: "
-        "pip install 'counterpoint[transformers]'",
-        name=error.name,
-    ) from error
-
-from counterpoint.integrations.transformers_batches import (
+from counterpoint.integrations.transformers.batches import (
     batches_in,
     counted,
     describe_batches,
     logits_of,
     weighed_loss,
 )
-from counterpoint.integrations.transformers_limits import changes_inputs, check_length, check_limits
-from counterpoint.integrations.transformers_weights import complete_weights
+from counterpoint.integrations.transformers.limits import changes_inputs, check_length, check_limits
+from counterpoint.integrations.transformers.spans import Spans
+from counterpoint.integrations.transformers.weights import complete_weights
 
 __all__ = ["IMAGES_AND_LABELS", "CounterpointTrainer"]
 
@@ -99,7 +90,7 @@ class CounterpointTrainer(Trainer):
         self._waiting = 0  # batches of a step that training_step has not been given yet
         self._evaluated: list[Tensor] = []
         self._in_checkpoint = False
-        self.add_callback(_Loop(self))
+        self.add_callback(_SpanCallback(self))
 
     def train(self, *given: Any, **named: Any) -> Any:
         """Train as ``Trainer.train`` does, once."""
@@ -263,7 +254,7 @@ class CounterpointTrainer(Trainer):
         return logits_of(cast(nn.Module, self.model)(**dict(zip(places, inputs, strict=True))))
 
 
-class _Loop(TrainerCallback):
+class _SpanCallback(TrainerCallback):
     """Begins and ends the spans at which the Trainer calls nothing else."""
 
     def __init__(self, trainer: CounterpointTrainer) -> None:

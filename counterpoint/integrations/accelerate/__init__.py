@@ -1,0 +1,5 @@
+"""A plan in a loop on Hugging Face Accelerate."""
+
+from counterpoint.integrations.accelerate.steps import AcceleratedSteps
+
+__all__ = ["AcceleratedSteps"]
