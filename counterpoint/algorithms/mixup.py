@@ -14,7 +14,7 @@ from counterpoint.algorithms.forms import from_front, gathered, in_passes, is_pe
 from counterpoint.core import Algorithm, Batch, BatchSpec, Law, Rng, transform
 from counterpoint.core.declare.kinds import CONTINUOUS, MIXABLE, MIXING
 from counterpoint.core.errors import DataError
-from counterpoint.core.tensors.buffers import empty_like
+from counterpoint.core.tensors.buffers import LARGE, empty_like
 
 __all__ = ["MixUp", "Mixing", "mixup"]
 
@@ -43,6 +43,9 @@ def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = F
     """
     if not values.is_floating_point():
         raise DataError(f"an average of {values.dtype} values has no meaning: make them floating, or targets dense")
+    if values.nbytes < LARGE and _is_host_number(lam, values):
+        others, share = values[perm], 1 - float(lam)
+        return values.lerp_(others, share) if in_place else torch.lerp(values, others, share)
     if in_passes(values, *([lam] if isinstance(lam, Tensor) else [])):
         if _is_host_number(lam, values):  # as without gradients, to the bit
             return torch.lerp(values, values[perm], 1 - float(lam))

@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_leaves
 import counterpoint as cp
 from counterpoint.algorithms.trivial_augment import OPERATIONS
 from counterpoint.core.declare.kinds import IMAGES
-from counterpoint.core.run.batch.calls import Call, map_draws
+from counterpoint.core.run.batch.calls import Call, bound_edits, map_draws
+from counterpoint.core.run.batch.runner import run_calls
 from counterpoint.core.run.batch.validation import check_batch
 from counterpoint.core.run.dice import Dice
 from tests.algorithms.batches import SHAPE, images, plan_for, targets
@@ -89,7 +90,7 @@ def calls(plan: cp.Plan, step: int, size: int) -> Iterator[Call]:
                 member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0)
             )
             drawn = map_draws(lambda tensor: tensor.to(DEVICE), drawn)
-            for edit in plan.runner.edits[planned.name][member.identity]:
+            for edit in bound_edits(planned)[member.identity]:
                 function = with_losses(edit.function) if edit.sample_losses else edit.function
                 yield Call(replace(edit, function=function), drawn)
 
@@ -106,7 +107,7 @@ def edit_on_device(plan: cp.Plan, inputs: Tensor, given: Tensor, step: int = 0, 
         batch = check_batch(plan, batch)
     for call in calls(plan, step, len(inputs)):
         with nobody_waits():
-            batch = replace(call(batch), writable=donate)
+            batch = replace(run_calls([call], batch), writable=donate)
     assert places(batch.inputs, batch.targets) == {DEVICE}
 
 

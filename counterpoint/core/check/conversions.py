@@ -6,36 +6,10 @@ from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple
 
 from counterpoint.core.declare.algorithm import Algorithm
-from counterpoint.core.declare.batch import Batch
-from counterpoint.core.declare.decorators import transform
-from counterpoint.core.declare.effects import Edit, Form
 from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT, Kind, Task
-from counterpoint.core.declare.targets import class_rows, dense_targets
+from counterpoint.core.declare.targets import DenseTargets, MultiHotTargets
 
 __all__ = ["CONVERSIONS", "Conversion", "route"]
-
-
-class DenseTargets(Algorithm[None], name="dense_targets"):
-    """Turn class indices into class probabilities; an ignored position becomes an all-zero row."""
-
-    ignore_index: int = -100
-
-    @transform(targets=Edit(frozenset({INDEX}), gives=DENSE, form=Form.SELECT))
-    def apply(self, batch: Batch, draws: None) -> Batch:
-        """Convert the targets; class indices were checked when the batch was validated."""
-        classes = batch.num_classes or 0
-        if batch.targets.is_floating_point():
-            return batch.with_targets(dense_targets(batch.targets, classes))
-        return batch.with_targets(class_rows(batch.targets.long(), classes, self.ignore_index))
-
-
-class MultiHotTargets(Algorithm[None], name="multi_hot_targets"):
-    """Take the probability of each class as a label between 0 and 1."""
-
-    @transform(targets=Edit(frozenset({DENSE}), gives=MULTI_HOT))
-    def apply(self, batch: Batch, draws: None) -> Batch:
-        """Return the batch; its kind alone changes."""
-        return batch
 
 
 class Conversion(NamedTuple):

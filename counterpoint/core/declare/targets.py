@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from counterpoint.core.declare.kinds import Kind
+from counterpoint.core.declare.algorithm import Algorithm
+from counterpoint.core.declare.batch import Batch
+from counterpoint.core.declare.decorators import transform
+from counterpoint.core.declare.effects import Edit, Form
+from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT, Kind
 from counterpoint.core.errors import DataError
 
-__all__ = ["check_classes", "check_counted", "class_rows", "dense_targets"]
+__all__ = ["DenseTargets", "MultiHotTargets", "check_classes", "check_counted", "class_rows", "dense_targets"]
 
 
 def dense_targets(
@@ -83,3 +89,27 @@ def check_counted(targets: Tensor, ignore_index: int, loss: str, kind: Kind) -> 
         torch._assert_async(~ignored.any(), why)
     elif ignored.any():
         raise DataError(f"{why}; the first is sample {ignored.nonzero()[0].item()}")
+
+
+class DenseTargets(Algorithm[None], name="dense_targets"):
+    """Turn class indices into class probabilities; an ignored position becomes an all-zero row."""
+
+    ignore_index: int = -100
+
+    @transform(targets=Edit(frozenset({INDEX}), gives=DENSE, form=Form.SELECT))
+    def apply(self, batch: Batch, draws: None) -> Batch:
+        """Convert the targets; class indices were checked when the batch was validated."""
+        classes = batch.num_classes or 0
+        if batch.targets.is_floating_point():
+            return replace(batch, targets=dense_targets(batch.targets, classes), targets_kind=DENSE)
+        rows = class_rows(batch.targets.long(), classes, self.ignore_index)
+        return replace(batch, targets=rows, targets_kind=DENSE)
+
+
+class MultiHotTargets(Algorithm[None], name="multi_hot_targets"):
+    """Take the probability of each class as a label between 0 and 1."""
+
+    @transform(targets=Edit(frozenset({DENSE}), gives=MULTI_HOT))
+    def apply(self, batch: Batch, draws: None) -> Batch:
+        """Return the batch; its kind alone changes."""
+        return batch

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import torch
 
 from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.plan.member import Member
 
-__all__ = ["Dice", "process_rank"]
+__all__ = ["Dice"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,11 @@ class Dice:
         """Return the branch of a choice that this batch gets."""
         return member.branches[self.rng(member, "choice").choice(member.weights)]
 
-
-def process_rank() -> int:
-    """Return the rank of this process as torch.distributed knows it, 0 if there is only one."""
-    distributed = torch.distributed
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+    def acting(self, members: Sequence[Member]) -> Iterator[tuple[Member, Member | None]]:
+        """Give every member that acts on this batch; a choice with the branch that it chooses, and then that branch."""
+        for member in members:
+            if self.acts(member):
+                chosen = self.chosen(member) if member.branches else None
+                yield member, chosen
+                if chosen is not None:
+                    yield from self.acting([chosen])

@@ -10,7 +10,7 @@ import torch
 
 from counterpoint.core.errors import CounterpointError, MethodError
 
-__all__ = ["MethodCode", "describe_error"]
+__all__ = ["MethodCode", "describe_error", "raise_named"]
 
 _TORCH, _HERE = str(Path(torch.__file__).parent), str(Path(__file__).parents[2])
 
@@ -52,9 +52,15 @@ class MethodCode:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if isinstance(error, Exception) and not _is_of_others(error):
-            when = "" if self._step is None else f" at step {self._step}"
-            raise MethodError(f"{self._name} failed{when}: {describe_error(error)}") from error
+        if isinstance(error, Exception):
+            raise_named(error, self._name, self._step)
+
+
+def raise_named(error: Exception, name: str, step: int | None) -> None:
+    """Raise ``MethodError`` for an error of a method's code; return for an error that passes as it is."""
+    if not _is_of_others(error):
+        when = "" if step is None else f" at step {step}"
+        raise MethodError(f"{name} failed{when}: {describe_error(error)}") from error
 
 
 def _is_of_others(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, overload
@@ -10,21 +11,59 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor
 
-from counterpoint.core.arguments import flag, whole_number
-from counterpoint.core.declare.batch import Batch, BatchSpec, Inputs, checked_spec
+from counterpoint.core.arguments import MOST, flag, whole_number
+from counterpoint.core.declare.batch import BatchSpec, Inputs, checked_spec
 from counterpoint.core.declare.loss import check_shapes, check_values
-from counterpoint.core.errors import CounterpointError, EngineRequiredError
+from counterpoint.core.errors import CounterpointError, EngineRequiredError, RepeatedStepWarning
 from counterpoint.core.plan.data import PlanData
 from counterpoint.core.plan.serialization import fingerprint, to_data
-from counterpoint.core.run.dice import process_rank
 
 if TYPE_CHECKING:  # composing loads nothing that only a run needs
     from counterpoint.core.run.batch.runner import Runner
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "process_rank"]
 
 _LOSS = "plan.loss"
 """The name under which checks of the loss are counted; no algorithm has a dot in its name."""
+
+
+_WORD = 512
+"""Steps in one integer: a long run takes a few bits a step."""
+
+
+def process_rank() -> int:
+    """Return the rank of this process as torch.distributed knows it, 0 if there is only one."""
+    distributed = torch.distributed
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+class _Calls:
+    """The steps for which a plan was called in this process; a copy has been called for none."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, int], int] = {}
+        self._warned = False
+
+    def __reduce__(self) -> tuple[type[_Calls], tuple[()]]:
+        return _Calls, ()
+
+    def note(self, step: int, rank: int) -> None:
+        """Note that the plan is called for a step; warn the first time that it was called for it before."""
+        if self._warned:
+            return
+        word, bit = (rank, step // _WORD), 1 << step % _WORD
+        seen = self._seen.get(word, 0)
+        self._seen[word] = seen | bit
+        if seen & bit:
+            self._warned = True
+            self._seen.clear()
+            warnings.warn(
+                f"step {step} was edited before, and the same step gets the same draws: count device batches over all "
+                "epochs, as in plan(x, y, step=step); step += 1. To edit a step again on purpose, write "
+                "plan(x, y, step=step, repeat=True)",
+                RepeatedStepWarning,
+                stacklevel=3,
+            )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,6 +109,10 @@ class Plan(PlanData):
         from counterpoint.core.run.batch.runner import Runner
 
         return Runner(self, self.backend)
+
+    @cached_property
+    def _calls(self) -> _Calls:
+        return _Calls()
 
     @cached_property
     def _varies(self) -> bool:
@@ -134,12 +177,12 @@ class Plan(PlanData):
                 f"this plan does more than edit batches ({', '.join(self._beyond_batches)}), which a call would drop: "
                 "use counterpoint.Engine(plan, model=model, optimizer=optimizer), or leave them out of the list"
             )
-        number = whole_number("step", step)
+        number = step if type(step) is int and 0 <= step < MOST else whole_number("step", step)
         own = process_rank() if rank is None else whole_number("rank", rank)
         batch, _ = self.runner.edit(inputs, targets, number, rank=own, donate=donate)
-        if not flag("repeat", repeat) and self._varies:
-            self.runner.progress.call(number, own)
-        return _as_given(inputs, batch), batch.targets
+        if not (repeat is not False and flag("repeat", repeat)) and self._varies:
+            self._calls.note(number, own)
+        return batch.inputs if isinstance(inputs, Tensor) else batch.all_inputs, batch.targets
 
     @overload
     def prepare(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]: ...
@@ -155,7 +198,7 @@ class Plan(PlanData):
         stated.
         """
         batch = self.runner.prepare(inputs, targets)
-        return _as_given(inputs, batch), batch.targets
+        return batch.inputs if isinstance(inputs, Tensor) else batch.all_inputs, batch.targets
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of a model's outputs at targets of the kind that the plan gives.
@@ -202,7 +245,3 @@ class Plan(PlanData):
     def fingerprint(self) -> str:
         """A digest of everything that decides what the plan does; lists that give the same plan share it."""
         return fingerprint(self)
-
-
-def _as_given(inputs: Inputs, batch: Batch) -> Inputs:
-    return batch.inputs if isinstance(inputs, Tensor) else batch.all_inputs

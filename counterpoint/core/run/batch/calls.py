@@ -1,28 +1,28 @@
-"""The edits of batches as pure functions, and calls of them with the draws for one batch."""
+"""The edits of a plan, bound before the first batch, and calls of them with the draws for one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from counterpoint.core.declare.algorithm import Algorithm
 from counterpoint.core.declare.batch import Batch
 from counterpoint.core.declare.kinds import Field, Kind
 from counterpoint.core.plan.member import Member
 from counterpoint.core.plan.steps import BatchStep
 
-__all__ = ["BoundEdit", "Call", "bound_edits", "map_draws", "run_calls"]
+__all__ = ["BoundEdit", "BoundMember", "BoundStep", "Call", "bind", "bound_edits", "map_draws"]
 
 
 @dataclass(frozen=True)
 class BoundEdit:
-    """A function of a batch and draws that gives new kinds of inputs and targets, or leaves those there are (``None``).
+    """A function of a batch and draws, with the kinds of inputs and targets that it gives (``None``: those it takes).
 
-    ``name`` is the name of its method: edits of one name differ only in their draws. ``sample_losses`` is true for a
-    function that is called with what gives the loss of each sample, too.
+    ``name`` says whose edit it is: those of one name do the same, but for their draws. ``sample_losses`` is true for a
+    function that is also called with a function for the loss of each sample.
     """
 
     name: str
@@ -31,14 +31,39 @@ class BoundEdit:
     targets_kind: Kind | None = None
     sample_losses: bool = False
 
-    def __call__(self, batch: Batch, draws: Any) -> Batch:
-        """Return the batch after the edit, in one input tensor."""
-        inputs_kind = batch.inputs_kind if self.inputs_kind is None else self.inputs_kind
-        targets_kind = batch.targets_kind if self.targets_kind is None else self.targets_kind
-        edited = self.function(batch, draws)
-        if edited.inputs_kind is inputs_kind and edited.targets_kind is targets_kind:
-            return edited
-        return replace(edited, inputs_kind=inputs_kind, targets_kind=targets_kind)
+
+class BoundMember(NamedTuple):
+    """What a member does in a step, with all of it that is known before the first batch.
+
+    ``drawing`` is the name of its draws, empty where it draws nothing. ``certain`` is true if it acts on every batch of
+    a run. A choice has ``branches`` and no edits.
+    """
+
+    member: Member
+    drawing: str
+    certain: bool
+    edits: tuple[BoundEdit, ...]
+    branches: tuple[BoundMember, ...] = ()
+
+
+class BoundStep(NamedTuple):
+    """A step of the plan with what its members do."""
+
+    planned: BatchStep
+    work: BoundMember
+
+
+def bind(step: BatchStep) -> BoundStep:
+    """Bind a step to the methods of its algorithms."""
+    return BoundStep(step, _bound(step, step.work))
+
+
+def _bound(step: BatchStep, member: Member) -> BoundMember:
+    draws = type(member.algorithm).draw is not Algorithm.draw
+    drawing = f"{member.identity}.draw" if draws else ""
+    branches = tuple(_bound(step, branch) for branch in member.branches)
+    edits = () if branches else tuple(_edits_of(step, member))
+    return BoundMember(member, drawing, member.schedule.unconditional, edits, branches)
 
 
 def bound_edits(step: BatchStep) -> dict[str, tuple[BoundEdit, ...]]:
@@ -65,37 +90,6 @@ class Call(NamedTuple):
     draws: Any = None
     certain: bool = True
     active: bool = True
-
-    def __call__(self, batch: Batch) -> Batch:
-        """Return the batch after the edit, which every input tensor gets with the same draws.
-
-        Where samples are chosen, the same ones of the original targets are chosen.
-        """
-        edited = self.edit(batch, self.draws)
-        if batch.given_targets is not None and len(edited.targets) != len(batch.targets):
-            chosen = self.edit(replace(batch, inputs=batch.given_targets, further=()), self.draws)
-            edited = replace(edited, given_targets=chosen.inputs)
-        if not batch.further:
-            return edited
-        others = (replace(batch, inputs=inputs, further=()) for inputs in batch.further)
-        return replace(edited, further=tuple(self.edit(other, self.draws).inputs for other in others))
-
-
-def run_calls(calls: Iterable[Call], batch: Batch) -> Batch:
-    """Run one edit after the other; memory that an edit has made may be written to by the next.
-
-    Where gradients are tracked, autograd may have saved it, so no edit may write to it.
-    """
-    tracked = torch.is_grad_enabled()
-    for call in calls:
-        edited = call(batch)
-        owned = not tracked and (batch.writable or not any(map(_share_memory, edited.all_inputs, batch.all_inputs)))
-        batch = edited if edited.writable == owned else replace(edited, writable=owned)
-    return batch
-
-
-def _share_memory(one: Tensor, other: Tensor) -> bool:
-    return one is other or one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
 
 def map_draws(change: Callable[[Tensor], Any], draws: Any) -> Any:

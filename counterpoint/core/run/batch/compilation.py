@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from counterpoint.core.declare.batch import Batch
-from counterpoint.core.run.batch.calls import Call, map_draws, run_calls
+from counterpoint.core.run.batch.calls import BoundEdit, Call, map_draws
 from counterpoint.core.run.batch.device_transfer import moved
 from counterpoint.core.tensors.buffers import empty_like
 
@@ -35,6 +35,12 @@ _FUSED: dict[str, Any] = {
 """Compiler settings: compute a partner's values again instead of storing the whole batch in between."""
 
 
+Apply = Callable[[BoundEdit, Batch, Any], Batch]
+"""Makes one edit of a batch, with its draws."""
+Run = Callable[[Sequence[Call], Batch], Batch]
+"""Makes edits one after the other."""
+
+
 class Calls(Protocol):
     """What gives the edits of a batch: those that act on it, or with ``everyone`` all."""
 
@@ -51,8 +57,8 @@ class Compiled:
     once with a ``RuntimeWarning``, and runs the edits one by one. ``backend`` is one of ``torch.compile``.
     """
 
-    def __init__(self, backend: str = "inductor") -> None:
-        self._backend = backend
+    def __init__(self, backend: str, apply: Apply, run: Run) -> None:
+        self._backend, self._apply, self._run = backend, apply, run
         self._variants: dict[_Key, _Variant] = {}
         self._works = True
 
@@ -64,7 +70,7 @@ class Compiled:
         """Return the batch after its edits."""
         acting = calls()
         if not self._works or not acting or batch.further:
-            return run_calls(acting, batch)
+            return self._run(acting, batch)
         form = _form_of(batch)
         key = _Key(form, _signature(acting))
         variant = self._variants.get(key)
@@ -73,9 +79,10 @@ class Compiled:
             key = _Key(form, _signature(acting), selects=True)
             variant = self._variants.get(key)
         if variant is None:
-            edited = run_calls([call for call in acting if call.active], batch)
+            edited = self._run([call for call in acting if call.active], batch)
             if len(self._variants) < VARIANTS:
-                self._variants[key] = _Variant(self._backend, acting, batch, edited, selects=key.selects)
+                kind = (self._backend, self._apply)
+                self._variants[key] = _Variant(*kind, acting, batch, edited, selects=key.selects)
             return edited
         try:
             return variant.run(acting, batch)
@@ -88,7 +95,7 @@ class Compiled:
                 RuntimeWarning,
                 stacklevel=2,
             )
-            return run_calls([call for call in acting if call.active], batch)
+            return self._run([call for call in acting if call.active], batch)
 
 
 class _Key(NamedTuple):
@@ -102,8 +109,10 @@ class _Key(NamedTuple):
 class _Variant:
     """A function for edits of certain names, with what its results look like."""
 
-    def __init__(self, backend: str, calls: Sequence[Call], batch: Batch, edited: Batch, *, selects: bool) -> None:
-        self._backend = backend
+    def __init__(
+        self, backend: str, apply: Apply, calls: Sequence[Call], batch: Batch, edited: Batch, *, selects: bool
+    ) -> None:
+        self._backend, self._apply = backend, apply
         self._inputs = None if edited.inputs is batch.inputs else edited.inputs.to("meta")
         held = replace(edited, inputs=torch.empty(0), targets=torch.empty(0), given_targets=None)
         self._facts = replace(held, writable=self._inputs is not None)
@@ -118,7 +127,7 @@ class _Variant:
     def run(self, calls: Sequence[Call], batch: Batch) -> Batch:
         if self._chain is None:
             _log.info("compiling %s: this batch takes longer", self._names)
-            self._chain = _compiled(self._backend, calls, batch, selects=self._selects)
+            self._chain = _compiled(self._backend, self._apply, calls, batch, selects=self._selects)
         device = batch.inputs.device
         flags = _flags(calls, device) if self._selects else None
         out = empty_like(self._inputs) if self._inputs is not None and device.type == "cpu" else None
@@ -128,7 +137,7 @@ class _Variant:
 
 
 def _compiled(
-    backend: str, calls: Sequence[Call], batch: Batch, *, selects: bool
+    backend: str, apply: Apply, calls: Sequence[Call], batch: Batch, *, selects: bool
 ) -> Callable[..., tuple[Tensor, Tensor]]:
     facts = (batch.inputs_kind, batch.targets_kind, batch.task, batch.num_classes)
     edits = [(call.edit, selects and not call.certain) for call in calls]
@@ -138,7 +147,7 @@ def _compiled(
     ) -> tuple[Tensor, Tensor]:
         batch = Batch(inputs, targets, *facts)
         for number, (edit, conditional) in enumerate(edits):
-            edited = edit(batch, draws[number])
+            edited = apply(edit, batch, draws[number])
             batch = _select(flags[number], edited, batch) if flags is not None and conditional else edited
         return batch.inputs if out is None else out.copy_(batch.inputs), batch.targets
 

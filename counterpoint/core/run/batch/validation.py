@@ -3,22 +3,62 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from counterpoint.core.arguments import flag
 from counterpoint.core.declare.batch import Batch, Inputs
 from counterpoint.core.declare.kinds import BYTES, DENSE, IMAGES, INDEX, MULTI_HOT, TOKENS, Axis, Field, Kind
 from counterpoint.core.declare.targets import check_classes, check_counted
 from counterpoint.core.errors import DataError
 from counterpoint.core.plan.data import PlanData
-from counterpoint.core.tensors.checks import INTEGER, check_tensor
+from counterpoint.core.tensors.checks import DTYPES, INTEGER, check_tensor, is_writable
 
-__all__ = ["MASS_ERROR", "check_batch", "check_masses", "check_targets", "check_values", "input_tensors", "masses"]
+__all__ = [
+    "MASS_ERROR",
+    "check_batch",
+    "check_masses",
+    "check_targets",
+    "check_values",
+    "given_batch",
+    "input_tensors",
+    "masses",
+]
+
+CHANNELS = (1, 3, 4)
+"""Numbers of channels of a picture."""
 
 MASS_ERROR = 1e-3
 """How far the mass of a dense row may be from 0 or 1: what half precision leaves."""
+
+
+def given_batch(plan: PlanData, inputs: Inputs, targets: Tensor, *, donate: bool = False) -> Batch:
+    """Return the batch that a caller gave, checked; raises ``DataError`` if it is not what was stated of it."""
+    facts = plan.facts
+    first, *further = (inputs,) if _is_plain(inputs) else input_tensors(inputs)
+    found = targets if _is_plain(targets) and targets.device == first.device else check_targets(targets, first)
+    writable = donate is not False and flag("donate", donate) and _are_writable(first, *further)
+    kinds = (facts.inputs, facts.task.targets, facts.task.name, facts.num_classes)
+    return check_batch(plan, Batch(first, found, *kinds, writable, tuple(further), given_targets=found))
+
+
+def _is_plain(value: object) -> TypeGuard[Tensor]:
+    """Whether a value needs no further look: a dense tensor of torch's own class, and of a dtype to compute with."""
+    return (
+        type(value) is Tensor
+        and value.layout is torch.strided
+        and value.dtype in DTYPES
+        and not (value.is_quantized or value.is_nested)
+    )
+
+
+def _are_writable(*tensors: Tensor) -> bool:
+    """Whether donated tensors can be written to, and what is written into one does not show in another."""
+    apart = len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == len(tensors)
+    return apart and all(map(is_writable, tensors))
 
 
 def input_tensors(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -49,7 +89,7 @@ def check_batch(plan: PlanData, batch: Batch) -> Batch:
     Where class indices are expected, dense targets (N, C) are accepted too, unless the loss cannot take them. Raises
     ``DataError``. Values are checked only on the CPU, to avoid synchronisation with another device.
     """
-    for inputs in batch.all_inputs:
+    for inputs in (batch.inputs, *batch.further):
         if inputs.ndim == 0 or batch.targets.ndim == 0 or len(inputs) != len(batch.targets):
             raise DataError(
                 f"inputs of shape {tuple(inputs.shape)} and targets of shape {tuple(batch.targets.shape)} are no "
@@ -61,7 +101,8 @@ def check_batch(plan: PlanData, batch: Batch) -> Batch:
     if batch.targets_kind == INDEX:
         if not batch.targets.is_floating_point():
             _check_indices(plan, batch)
-            _check_counted(plan, batch)
+            if plan.steps and plan.steps[-1].final:
+                _check_counted(plan, batch)
             return batch
         batch = _given_dense(plan, batch)
     elif not batch.targets.is_floating_point():
@@ -112,7 +153,7 @@ def _given_dense(plan: PlanData, batch: Batch) -> Batch:
 def _check_inputs(inputs: Tensor, kind: Kind) -> None:
     if kind in IMAGES and (inputs.ndim != 4 or 0 in inputs.shape[1:]):
         raise DataError(f"{kind} inputs are (N, C, H, W), not {tuple(inputs.shape)}")
-    if kind in IMAGES and _has_channels_last(inputs):
+    if kind in IMAGES and inputs.shape[3] in CHANNELS and _has_channels_last(inputs):
         raise DataError(
             f"{kind} inputs are (N, C, H, W), and {tuple(inputs.shape)} looks like (N, H, W, C): give "
             "inputs.permute(0, 3, 1, 2)"
@@ -125,7 +166,7 @@ def _check_inputs(inputs: Tensor, kind: Kind) -> None:
 def _has_channels_last(inputs: Tensor) -> bool:
     """Whether the last axis alone is as short as the channels of a picture: no image is so narrow and has so many."""
     _, first, second, last = inputs.shape
-    return last in (1, 3, 4) and first > 4 and second > 4
+    return last in CHANNELS and first > 4 and second > 4
 
 
 def _check_several(plan: PlanData, batch: Batch) -> None:
@@ -155,6 +196,10 @@ def _check_indices(plan: PlanData, batch: Batch) -> None:
             f"{batch.task} takes integer class indices of shape {form}, not {batch.targets.dtype} of shape "
             f"{tuple(batch.targets.shape)}; {fix}"
         )
+    if batch.targets.device.type == "cpu" and batch.targets.numel() and batch.num_classes is not None:
+        low, high = batch.targets.aminmax()
+        if int(low) >= 0 and int(high) < batch.num_classes:
+            return  # a closer look is for ignored positions and for errors
     if batch.num_classes is not None:
         check_classes(batch.targets.long(), batch.num_classes, plan.ignore_index)
 

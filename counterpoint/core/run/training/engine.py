@@ -18,8 +18,8 @@ from counterpoint.core.declare.batch import Batch, Inputs
 from counterpoint.core.declare.context import Opened, Training
 from counterpoint.core.declare.events import Event
 from counterpoint.core.errors import ArgumentError, CounterpointError, RunError
-from counterpoint.core.run.dice import Dice, process_rank
-from counterpoint.core.run.plan import Plan
+from counterpoint.core.run.dice import Dice
+from counterpoint.core.run.plan import Plan, process_rank
 from counterpoint.core.run.training.event_checks import Fired
 from counterpoint.core.run.training.hooks import Handlers
 from counterpoint.core.run.training.model_requirements import check_model
