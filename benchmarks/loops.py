@@ -106,7 +106,7 @@ def _composer_event(model: nn.Module) -> Callable[[], Any]:
 
 def trainer() -> Goal:
     """Time the trainer on the digits against a loop by hand: three epochs and an evaluation, images per second."""
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
 
     config = yaml.safe_load(DIGITS.read_text(encoding="utf-8"))
     config |= {"max_duration": f"{EPOCHS}ep", "eval_every": f"{EPOCHS}ep"}

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import counterpoint as cp
-from counterpoint.trainer.data import DataSpec
+from counterpoint.trainer.data.dataset import DataSpec
 from counterpoint.trainer.models import ResNet50
 
 BATCH, SHAPE, CLASSES, RUNS = 128, (3, 224, 224), 1000, 25

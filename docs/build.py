@@ -44,9 +44,9 @@ from counterpoint.core.declare.kinds import names
 from counterpoint.core.errors import nearest
 from counterpoint.core.faults import CODES
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
-from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.settings import settings_of
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS
-from counterpoint.trainer.settings import settings_of
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = ROOT / "docs" / "methods"

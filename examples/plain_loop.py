@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import counterpoint as cp
-from counterpoint.trainer.data import Digits
+from counterpoint.trainer import Digits
 
 data = Digits().build()
 images, labels = (torch.stack(part) for part in zip(*data.train, strict=True))

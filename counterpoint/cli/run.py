@@ -26,10 +26,10 @@ from counterpoint.core.faults import Fault
 from counterpoint.core.remedies import Remedy
 from counterpoint.core.run.failures import describe_error
 from counterpoint.plugins.guard import ProcessExit, exits_refused, guarded
-from counterpoint.trainer.components import ComponentOf
-from counterpoint.trainer.config import RunConfig
-from counterpoint.trainer.explain import config_error, plain_fault
-from counterpoint.trainer.yaml import read_config
+from counterpoint.trainer.config.components import ComponentOf
+from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.validation_errors import config_error, plain_fault
+from counterpoint.trainer.config.yaml import read_config
 
 if TYPE_CHECKING:
     from counterpoint.trainer.trainer import Trainer

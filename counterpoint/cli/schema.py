@@ -8,7 +8,7 @@ import sys
 import typer
 
 from counterpoint.plugins.guard import guarded
-from counterpoint.trainer.schema import config_schema
+from counterpoint.trainer.config.json_schema import config_schema
 
 __all__ = ["print_schema"]
 

@@ -5,37 +5,47 @@ Every name below is imported when it is first used, so that reading a config doe
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from counterpoint.lazy import lazy_names
+
 if TYPE_CHECKING:
-    from counterpoint.trainer.config import RunConfig
-    from counterpoint.trainer.spec import DataModule, DatasetConfig, DataSpec, RandomDataset
+    from counterpoint.trainer.component_config import ComponentConfig
+    from counterpoint.trainer.config.run_config import RunConfig
+    from counterpoint.trainer.config.yaml import load_config
+    from counterpoint.trainer.data.dataset import DataModule, DatasetConfig, DataSpec, RandomDataset
+    from counterpoint.trainer.data.digits import Digits
     from counterpoint.trainer.trainer import Summary, Trainer
-    from counterpoint.trainer.yaml import load_config
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "counterpoint.trainer.component_config": ("ComponentConfig",),
+        "counterpoint.trainer.config.run_config": ("RunConfig",),
+        "counterpoint.trainer.config.yaml": ("load_config",),
+        "counterpoint.trainer.data.dataset": (
+            "DataModule",
+            "DataSpec",
+            "DatasetConfig",
+            "RandomDataset",
+        ),
+        "counterpoint.trainer.data.digits": ("Digits",),
+        "counterpoint.trainer.trainer": (
+            "Summary",
+            "Trainer",
+        ),
+    },
+)
 
 __all__ = [
+    "ComponentConfig",
     "DataModule",
     "DataSpec",
     "DatasetConfig",
+    "Digits",
     "RandomDataset",
     "RunConfig",
     "Summary",
     "Trainer",
     "load_config",
 ]
-
-_HOMES = {
-    "RunConfig": "config",
-    "Summary": "trainer",
-    "Trainer": "trainer",
-    "load_config": "yaml",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'spec')}"), name)
-    return value

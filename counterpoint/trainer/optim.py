@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from counterpoint.core.declare.durations import Duration
 from counterpoint.core.errors import ConfigError
-from counterpoint.trainer.spec import ComponentConfig
+from counterpoint.trainer.component_config import ComponentConfig
 
 __all__ = ["OPTIMIZERS", "SCHEDULERS", "SGD", "AdamW", "Constant", "Cosine", "OptimizerConfig", "SchedulerConfig"]
 

@@ -14,26 +14,26 @@ from counterpoint.core.declare.effects import Phase
 from counterpoint.core.declare.kinds import Field
 from counterpoint.core.errors import ConfigError, RunError
 from counterpoint.core.run.plan import Plan
-from counterpoint.trainer.checkpoint import Checkpoint, list_checkpoints
-from counterpoint.trainer.config import RunConfig
-from counterpoint.trainer.data_record import data_record
-from counterpoint.trainer.limits import batch_notes, check_microbatches, check_optimizer, check_workers
-from counterpoint.trainer.lock import locked
-from counterpoint.trainer.opening import Begin, find_begin, make_ready
-from counterpoint.trainer.own import asked_batch_size, bring_together, check_loaders, check_prepared
-from counterpoint.trainer.planning import additions, plan_run, total_batches
-from counterpoint.trainer.processes import check_agreement, failures, make_accelerator, peers
-from counterpoint.trainer.provenance import provenance
-from counterpoint.trainer.report import Report, make_report
-from counterpoint.trainer.run_record import RunRecord
-from counterpoint.trainer.rundir import RunDirectory
-from counterpoint.trainer.sampler import make_epochs
-from counterpoint.trainer.snapshot import differences
-from counterpoint.trainer.spec import Data, DataSpec
-from counterpoint.trainer.split import Split, microbatch_notes
-from counterpoint.trainer.stop import Stop, signals_held
-from counterpoint.trainer.trackers import Trackers, check_trackers, tracking
-from counterpoint.trainer.yaml import load_config
+from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.yaml import load_config
+from counterpoint.trainer.data.dataset import Data, DataSpec
+from counterpoint.trainer.data.sampler import make_epochs
+from counterpoint.trainer.loop.distributed import check_agreement, failures, make_accelerator, peers
+from counterpoint.trainer.loop.report import Report, make_report
+from counterpoint.trainer.loop.signals import Stop, signals_held
+from counterpoint.trainer.loop.trackers import Trackers, check_trackers, tracking
+from counterpoint.trainer.runs.changes import differences
+from counterpoint.trainer.runs.checkpoint import Checkpoint, list_checkpoints
+from counterpoint.trainer.runs.data_record import data_record
+from counterpoint.trainer.runs.directory import RunDirectory
+from counterpoint.trainer.runs.lock import locked
+from counterpoint.trainer.runs.provenance import provenance
+from counterpoint.trainer.runs.record import RunRecord
+from counterpoint.trainer.runs.resume import Begin, find_begin, make_ready
+from counterpoint.trainer.setup.composition import additions, plan_run, total_batches
+from counterpoint.trainer.setup.global_batch import Split, microbatch_notes
+from counterpoint.trainer.setup.limits import batch_notes, check_microbatches, check_optimizer, check_workers
+from counterpoint.trainer.setup.model_and_data import asked_batch_size, bring_together, check_loaders, check_prepared
 
 __all__ = ["Summary", "Trainer"]
 
@@ -216,7 +216,7 @@ class Trainer:
     def _train(self, checkpoint: Checkpoint | None, report: Report, stop: Stop, trackers: Trackers) -> Summary | None:
         """Train to the end; return ``None`` if the run was stopped before it."""
         # The loop needs torchmetrics, which takes seconds to import; checking a config does without it.
-        from counterpoint.trainer.loop import Job, Loop
+        from counterpoint.trainer.loop.loop import Job, Loop
 
         loop = Loop(
             Job(
@@ -251,7 +251,7 @@ class Trainer:
             self._record = RunRecord(code, data_record(self.data))
         if resume and folder is not None:
             total = total_batches(self.config, self._sampler)
-            begin = find_begin(folder, report, self._differences, total=total, allow_changes=allow_changes)
+            begin = find_begin(folder, report.message, self._differences, total=total, allow_changes=allow_changes)
         check_agreement({"plan": self.plan.fingerprint, "checkpoint": str(begin)})
         if folder is None:
             return begin

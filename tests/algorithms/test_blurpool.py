@@ -24,8 +24,8 @@ import counterpoint as cp
 from counterpoint.algorithms import EMA, BlurPool, MixUp
 from counterpoint.algorithms.blurpool import BlurConv2d, BlurMaxPool2d, Padding, replace_strided
 from counterpoint.functional import blur2d, blur_kernel
+from counterpoint.trainer.data.dataset import DataSpec
 from counterpoint.trainer.models import ResNet18, SmallCNN
-from counterpoint.trainer.spec import DataSpec
 from counterpoint.trainer.trainer import Trainer
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ import pytest
 from counterpoint.algorithms.cards import card_names
 from counterpoint.cli.cards import describe
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
-from counterpoint.trainer.yaml import read_config
+from counterpoint.trainer.config.yaml import read_config
 from tests.cli.conftest import HEAD, Run
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -323,7 +323,7 @@ def test_everything_built_in_can_be_described(registry: Registry[object]) -> Non
 
 @pytest.fixture(scope="module")
 def schema() -> jsonschema.Draft202012Validator:
-    from counterpoint.trainer.schema import config_schema
+    from counterpoint.trainer.config.json_schema import config_schema
 
     made, broken = config_schema()
     assert broken == ()

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from counterpoint.cli import main
 from counterpoint.core.errors import ConfigError
 from counterpoint.plugins import ALGORITHMS, LOSSES, MODELS
-from counterpoint.trainer.components import ROLES
-from counterpoint.trainer.document import dump_text, parse_text
-from counterpoint.trainer.yaml import read_config
+from counterpoint.trainer.config.components import ROLES
+from counterpoint.trainer.config.yaml import read_config
+from counterpoint.trainer.config.yaml_document import dump_text, parse_text
 from tests.cli.conftest import HEAD, Run
 
 pytestmark = pytest.mark.kind("27")

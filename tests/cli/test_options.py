@@ -11,7 +11,7 @@ import torch
 
 import counterpoint as cp
 from counterpoint.cli import run as commands
-from counterpoint.trainer.yaml import read_config
+from counterpoint.trainer.config.yaml import read_config
 from tests.cli.conftest import HEAD, Run
 from tests.trainer.support import write_images
 

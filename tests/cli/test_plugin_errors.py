@@ -25,7 +25,7 @@ import os, torch
 from torch import nn
 import counterpoint as cp
 from counterpoint.trainer import DataSpec
-from counterpoint.trainer.spec import ComponentConfig, DataModule, DatasetConfig
+from counterpoint.trainer import ComponentConfig, DataModule, DatasetConfig
 
 class Failure(Exception): pass
 
@@ -183,7 +183,7 @@ def test_an_image_that_breaks_later(workers: int, folder: Path, run: Run, monkey
     write_images(folder / "images", count=4)
     broken = folder / "images" / "train" / "class1" / "3.png"
     broken.write_text("no image")
-    monkeypatch.setattr("counterpoint.trainer.data.refuse_broken", lambda paths, reading: None)
+    monkeypatch.setattr("counterpoint.trainer.data.image_folder.refuse_broken", lambda paths, reading: None)
     data = "{name: image_folder, root: images, size: 8, batch_size: 2}"
     (folder / "run.yaml").write_text(HEAD.replace("{name: digits, batch_size: 128}", data))
     result = run("train", "run.yaml", "max_duration=1ep", "checkpoint_every=1ba", f"workers={workers}")

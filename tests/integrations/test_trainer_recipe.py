@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 import counterpoint as cp
-from counterpoint.trainer.sampler import EpochSampler
-from counterpoint.trainer.spec import DataSpec
+from counterpoint.trainer.data.dataset import DataSpec
+from counterpoint.trainer.data.sampler import EpochSampler
 from tests.integrations import recipe
 from tests.integrations.recipe import Result, assert_close, assert_same
 

@@ -28,7 +28,7 @@ AREAS = {
     "losses": ("counterpoint/losses/**/*.py",),
     "trainer's loop": tuple(
         f"counterpoint/trainer/**/{name}.py"
-        for name in ("loop", "checkpoint", "sampler", "split", "metrics", "watch", "nonfinite", "stop")
+        for name in ("loop", "checkpoint", "sampler", "global_batch", "metrics", "nonfinite", "signals")
     ),
 }
 """Patterns of the files of each area, from the root of the project."""

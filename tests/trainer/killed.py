@@ -25,10 +25,10 @@ import torch
 import counterpoint as cp
 from counterpoint.algorithms import averaging
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.trainer.loop import Loop
-from counterpoint.trainer.metrics import EvaluationMetrics
-from counterpoint.trainer.rundir import RunDirectory
-from counterpoint.trainer.watch import LossWatch, describe_draws
+from counterpoint.trainer.loop.loop import Loop
+from counterpoint.trainer.loop.metrics import EvaluationMetrics
+from counterpoint.trainer.loop.nonfinite import LossWatch, describe_draws
+from counterpoint.trainer.runs.directory import RunDirectory
 
 PLACES: dict[str, tuple[Any, str]] = {
     "train": (Loop, "_train"),

@@ -27,8 +27,8 @@ from torch.utils.data import TensorDataset
 import counterpoint as cp
 from counterpoint.core.errors import CounterpointError
 from counterpoint.trainer import DataSpec
-from counterpoint.trainer.loop import Loop
-from counterpoint.trainer.watch import describe_draws
+from counterpoint.trainer.loop.loop import Loop
+from counterpoint.trainer.loop.nonfinite import describe_draws
 from tests.trainer import sharded
 from tests.trainer.alike import CLASSES, WEIGHT, PairMix, small_model, uneven
 from tests.trainer.support import blobs, config

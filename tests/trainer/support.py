@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from counterpoint.trainer.checkpoint import list_checkpoints
+from counterpoint.trainer.runs.checkpoint import list_checkpoints
 
 METHODS = [{"name": "mixup", "alpha": 1.0}, {"name": "cutout", "p": 0.5}, {"name": "ema", "half_life": 4}]
 

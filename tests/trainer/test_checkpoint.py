@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from counterpoint.core.errors import CheckpointError
-from counterpoint.trainer import checkpoint as module
-from counterpoint.trainer.checkpoint import (
+from counterpoint.trainer.runs import checkpoint as module
+from counterpoint.trainer.runs.checkpoint import (
     Checkpoint,
     join_optimizer,
     latest_checkpoint,

@@ -10,12 +10,12 @@ from counterpoint.algorithms import EMA, CutMix, MixUp, OneOf
 from counterpoint.core.declare.durations import Duration
 from counterpoint.core.errors import ConfigError
 from counterpoint.losses.registered import CrossEntropy, MeanSquaredError
-from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.component_config import ComponentConfig
+from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.settings import settings_of
 from counterpoint.trainer.data import Digits
 from counterpoint.trainer.models import MLP, SmallCNN
 from counterpoint.trainer.optim import SGD, AdamW, Cosine
-from counterpoint.trainer.settings import settings_of
-from counterpoint.trainer.spec import ComponentConfig
 
 LEAST: dict[str, Any] = {"task": "multiclass", "max_duration": "2ep"}
 

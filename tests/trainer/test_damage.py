@@ -21,9 +21,9 @@ from torch import nn
 
 import counterpoint as cp
 from counterpoint.core.errors import CheckpointError, RunDirectoryError
-from counterpoint.trainer.exported import read_model, write_model
-from counterpoint.trainer.history import Mark
-from counterpoint.trainer.integrity import (
+from counterpoint.trainer.runs.exported_weights import read_model, write_model
+from counterpoint.trainer.runs.history import Mark
+from counterpoint.trainer.runs.integrity import (
     DamagedError,
     OtherFormatError,
     file_digest,
@@ -66,7 +66,7 @@ def _content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder ``finished`` of a run, and ``stopped``, where it was killed after its last checkpoint but one."""
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
 
     root = tmp_path_factory.mktemp("runs")
     _trainer(root / "finished").fit()

@@ -13,9 +13,9 @@ from sklearn.datasets import load_digits
 import counterpoint as cp
 from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import DataError
-from counterpoint.trainer.crops import centre_box, random_box
 from counterpoint.trainer.data import Digits, ImageFolder
-from counterpoint.trainer.spec import DataSpec, RandomDataset
+from counterpoint.trainer.data.dataset import DataSpec, RandomDataset
+from counterpoint.trainer.data.image_crops import centre_box, random_box
 from tests.trainer.support import write_images
 
 FIRST_TRAIN = [3, 9, 1, 3, 1, 9, 4, 4, 2, 8, 3, 5]
@@ -301,7 +301,9 @@ def test_what_is_wrong_with_a_folder_is_found_before_training(tmp_path: Path, sp
 
 def test_files_are_read_through_once_and_only_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr("counterpoint.trainer.data.refuse_broken", lambda paths, reading: read.extend(paths))
+    monkeypatch.setattr(
+        "counterpoint.trainer.data.image_folder.refuse_broken", lambda paths, reading: read.extend(paths)
+    )
     write_images(tmp_path)
     config = {
         "task": "multiclass",

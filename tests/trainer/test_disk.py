@@ -19,9 +19,9 @@ import torch
 import counterpoint as cp
 from counterpoint.cli import main
 from counterpoint.core.errors import CheckpointError, RunError
-from counterpoint.trainer import checkpoint as module
-from counterpoint.trainer.checkpoint import latest_checkpoint, list_checkpoints
-from counterpoint.trainer.yaml import dump_config
+from counterpoint.trainer.config.yaml import dump_config
+from counterpoint.trainer.runs import checkpoint as module
+from counterpoint.trainer.runs.checkpoint import latest_checkpoint, list_checkpoints
 from tests.trainer.support import METHODS, assert_same_end, config
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ import counterpoint as cp
 from counterpoint.cli import main
 from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import RunError
-from counterpoint.trainer.loop import Loop
-from counterpoint.trainer.sampler import EpochSampler
-from counterpoint.trainer.yaml import dump_config
+from counterpoint.trainer.config.yaml import dump_config
+from counterpoint.trainer.data.sampler import EpochSampler
+from counterpoint.trainer.loop.loop import Loop
 from tests.trainer.support import assert_equal, config, lines
 
 pytestmark = pytest.mark.kind("30")

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from counterpoint.core.errors import DataError
-from counterpoint.trainer.classes import list_classes
 from counterpoint.trainer.data import ImageFolder
-from counterpoint.trainer.images import Reading, _laid_over, find_broken, formats, open_image
+from counterpoint.trainer.data.image_classes import list_classes
+from counterpoint.trainer.data.image_files import Reading, _laid_over, find_broken, formats, open_image
 from tests.trainer.support import write_images
 
 pytestmark = pytest.mark.kind("15")

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import counterpoint as cp
 from counterpoint.core.errors import ConfigError, DataError
-from counterpoint.trainer.loader import LoaderEpochs, first_batch
-from counterpoint.trainer.own import check_loaders
-from counterpoint.trainer.spec import DataModule, DataSpec
+from counterpoint.trainer.data.dataset import DataModule, DataSpec
+from counterpoint.trainer.data.user_loader import LoaderEpochs, first_batch
+from counterpoint.trainer.setup.model_and_data import check_loaders
 from tests.trainer.support import assert_equal, blobs, weights
 
 pytestmark = pytest.mark.kind("17")

@@ -15,8 +15,8 @@ import pytest
 
 import counterpoint as cp
 from counterpoint.core.errors import RunDirectoryError
-from counterpoint.trainer import lock
-from counterpoint.trainer.lock import locked
+from counterpoint.trainer.runs import lock
+from counterpoint.trainer.runs.lock import locked
 from tests.trainer.support import config
 
 FORK = multiprocessing.get_context("fork")
@@ -64,7 +64,7 @@ def test_the_lock_ends_with_its_process_and_not_with_those_it_has_started(tmp_pa
 
 @pytest.mark.slow
 def test_a_run_is_locked_as_long_as_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
 
     def fail(loop: Loop) -> None:
         assert (tmp_path / "run" / ".lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}"

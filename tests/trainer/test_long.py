@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 import counterpoint as cp
-from counterpoint.trainer.loop import Loop
+from counterpoint.trainer.loop.loop import Loop
 from tests.trainer.support import blobs, config
 
 STEPS, EPOCH, WARM = 10_000, 200, 2_000

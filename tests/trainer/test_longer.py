@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import counterpoint as cp
 from counterpoint.core.errors import CheckpointError
-from counterpoint.trainer.checkpoint import latest_checkpoint, list_checkpoints
+from counterpoint.trainer.runs.checkpoint import latest_checkpoint, list_checkpoints
 from tests.trainer.support import assert_equal, config, lines, weights
 
 STEPS = 11
@@ -62,7 +62,7 @@ def test_a_finished_run_is_made_longer(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.slow
 def test_a_longer_run_that_is_killed_is_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its old final weights are no mark of its end."""
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
 
     def interrupted(loop: Loop) -> None:
         after_step(loop)
@@ -104,7 +104,7 @@ def test_a_finished_run_without_checkpoints(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_other_settings_of_the_optimizer_count_from_there_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
 
     def interrupted(loop: Loop) -> None:
         after_step(loop)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.core.declare.randomness import Rng
-from counterpoint.trainer.watch import LossWatch
+from counterpoint.trainer.loop.nonfinite import LossWatch
 from tests.trainer.support import config, lines
 
 pytestmark = pytest.mark.kind("30")

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterpoint.trainer.metrics import (
+from counterpoint.trainer.data.dataset import DataSpec
+from counterpoint.trainer.loop.metrics import (
     ClassAccuracy,
     EvaluationMetrics,
     ExpectedAccuracy,
     MeanLoss,
     TrainingMetrics,
 )
-from counterpoint.trainer.spec import DataSpec
 
 SPEC = DataSpec("multiclass", "features", (4,), 5)
 

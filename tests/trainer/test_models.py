@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from counterpoint.core.errors import ConfigError
+from counterpoint.trainer.data.dataset import DataSpec
 from counterpoint.trainer.models import MLP, ResNet18, ResNet50, SmallCNN
-from counterpoint.trainer.spec import DataSpec
 
 DIGITS = DataSpec("multiclass", "normalized", (1, 8, 8), 10)
 COLOUR = DataSpec("multiclass", "normalized", (3, 32, 32), 7)

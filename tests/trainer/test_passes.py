@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.trainer.passes import Passes, as_mean
+from counterpoint.trainer.loop.microbatches import Passes, as_mean
 
 CLASSES = 5
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0], dtype=torch.float64)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from counterpoint.trainer import prefetch as module
-from counterpoint.trainer.prefetch import prefetch
+from counterpoint.trainer.data import prefetch as module
+from counterpoint.trainer.data.prefetch import prefetch
 
 CUDA = torch.device("cuda", 0)
 

@@ -11,14 +11,14 @@ import torch
 
 import counterpoint as cp
 from counterpoint.core.errors import RunError
-from counterpoint.trainer.checkpoint import latest_checkpoint
-from counterpoint.trainer.processes import check_count
+from counterpoint.trainer.loop.distributed import check_count
+from counterpoint.trainer.runs.checkpoint import latest_checkpoint
 from tests.trainer.support import assert_equal, config, lines, weights
 
 DIES = """
 import os, signal, sys
 import counterpoint as cp
-from counterpoint.trainer.loop import Loop
+from counterpoint.trainer.loop.loop import Loop
 
 trained = Loop._train
 

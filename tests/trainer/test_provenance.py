@@ -22,11 +22,11 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 import counterpoint as cp
 from counterpoint.core.errors import CheckpointError, ContractError
-from counterpoint.trainer import provenance as module
-from counterpoint.trainer.checkpoint import latest_checkpoint
-from counterpoint.trainer.data_record import data_changes, data_record, fingerprint
-from counterpoint.trainer.provenance import code_changes, provenance
-from counterpoint.trainer.spec import DataModule, DataSpec
+from counterpoint.trainer.data.dataset import DataModule, DataSpec
+from counterpoint.trainer.runs import provenance as module
+from counterpoint.trainer.runs.checkpoint import latest_checkpoint
+from counterpoint.trainer.runs.data_record import data_changes, data_record, fingerprint
+from counterpoint.trainer.runs.provenance import code_changes, provenance
 from tests.plugins.conftest import write_distribution
 from tests.trainer.support import blobs, config, lines, weights, write_images
 
@@ -261,7 +261,7 @@ class Careless(cp.Algorithm[None], name="careless_later"):
 def test_the_contract_is_checked_in_the_first_steps_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
 
     def interrupted(loop: Loop) -> None:
         after_step(loop)

@@ -14,7 +14,7 @@ import torch
 
 import counterpoint as cp
 from counterpoint.core.errors import CheckpointError
-from counterpoint.trainer.checkpoint import latest_checkpoint
+from counterpoint.trainer.runs.checkpoint import latest_checkpoint
 from tests.trainer import sharded
 from tests.trainer.ranks import UNMIXED, train_uneven
 from tests.trainer.support import assert_equal, config, lines, weights

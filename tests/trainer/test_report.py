@@ -6,8 +6,8 @@ from functools import partial
 import pytest
 from rich.console import Console
 
-from counterpoint.trainer import report as module
-from counterpoint.trainer.report import LineReport, Meter, ProgressReport, Report, Silence, make_report
+from counterpoint.trainer.loop import report as module
+from counterpoint.trainer.loop.report import LineReport, Meter, ProgressReport, Report, Silence, make_report
 
 
 class Clock:

@@ -13,7 +13,7 @@ import torch
 
 import counterpoint as cp
 from counterpoint.core.errors import CheckpointError
-from counterpoint.trainer.checkpoint import list_checkpoints
+from counterpoint.trainer.runs.checkpoint import list_checkpoints
 from tests.trainer.killed import Job, Killer
 from tests.trainer.support import METHODS, assert_same_end, assert_same_steps, config, write_images
 
@@ -106,7 +106,7 @@ def test_images_that_are_cropped_at_random(killer: Killer, tmp_path: Path) -> No
 @pytest.mark.slow
 def test_how_often_it_is_resumed_does_not_matter(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Interrupted after every few steps, by an exception as Ctrl-C raises it."""
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
 
     folder, stops = tmp_path / "run", [7, 7, 13, 18]
     after_step = Loop._after_step
@@ -138,7 +138,7 @@ def test_only_damaged_checkpoints(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_layers_that_draw_are_resumed_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropout takes its numbers from torch's global generator, which the trainer keys by the step."""
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
     from tests.trainer.support import blobs
 
     def trainer(name: str) -> cp.Trainer:

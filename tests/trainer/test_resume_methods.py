@@ -17,7 +17,7 @@ import counterpoint as cp
 from counterpoint.core import Algorithm
 from counterpoint.plugins import ALGORITHMS
 from counterpoint.trainer import DataSpec
-from counterpoint.trainer.checkpoint import list_checkpoints
+from counterpoint.trainer.runs.checkpoint import list_checkpoints
 from tests.algorithms.cases import CASES, EditCase
 
 IMAGES = frozenset({"image", "unit", "normalized", "bytes"})

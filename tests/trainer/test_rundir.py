@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from counterpoint.core.errors import RunDirectoryError
-from counterpoint.trainer.rundir import RunDirectory
+from counterpoint.trainer.runs.directory import RunDirectory
 
 
 def _started(path: Path) -> RunDirectory:

@@ -10,9 +10,9 @@ import torch
 from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.errors import DataError
 from counterpoint.trainer.data import ImageFolder
-from counterpoint.trainer.examples import Failure
-from counterpoint.trainer.sampler import EpochSampler, evaluation_loader, train_loader
-from counterpoint.trainer.spec import RandomDataset
+from counterpoint.trainer.data.dataset import RandomDataset
+from counterpoint.trainer.data.examples import Failure
+from counterpoint.trainer.data.sampler import EpochSampler, evaluation_loader, train_loader
 from tests.trainer.support import blobs, write_images
 
 

@@ -17,10 +17,11 @@ import torch
 import counterpoint as cp
 from counterpoint.core.errors import RunError
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.trainer import loop, stop
-from counterpoint.trainer.checkpoint import list_checkpoints
-from counterpoint.trainer.metrics import EvaluationMetrics
-from counterpoint.trainer.rundir import RunDirectory
+from counterpoint.trainer.loop import loop
+from counterpoint.trainer.loop import signals as stop
+from counterpoint.trainer.loop.metrics import EvaluationMetrics
+from counterpoint.trainer.runs.checkpoint import list_checkpoints
+from counterpoint.trainer.runs.directory import RunDirectory
 from tests.trainer.support import METHODS, assert_same_end, config
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)

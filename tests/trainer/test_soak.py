@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from counterpoint.trainer.checkpoint import list_checkpoints
+from counterpoint.trainer.runs.checkpoint import list_checkpoints
 from tests.trainer.killed import PLACES, Job, Killer
 from tests.trainer.support import METHODS, assert_same_end, assert_same_steps, config
 

@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 
 import counterpoint as cp
-from counterpoint.trainer.split import Split, microbatch_notes, split_changes
+from counterpoint.trainer.setup.global_batch import Split, microbatch_notes, split_changes
 
 pytestmark = pytest.mark.kind("30")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from counterpoint.trainer.stop import Stop
+from counterpoint.trainer.loop.signals import Stop
 
 pytestmark = pytest.mark.kind("30")
 

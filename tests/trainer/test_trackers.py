@@ -11,10 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import counterpoint as cp
 from counterpoint.core.errors import ConfigError
-from counterpoint.trainer.config import RunConfig
-from counterpoint.trainer.loop import Loop
-from counterpoint.trainer.trackers import tracking as track
-from counterpoint.trainer.yaml import dump_config
+from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.yaml import dump_config
+from counterpoint.trainer.loop.loop import Loop
+from counterpoint.trainer.loop.trackers import tracking as track
 from tests.trainer.support import config, lines
 
 
@@ -108,7 +108,7 @@ def test_any_tracker_of_accelerate_is_told(tmp_path: Path, monkeypatch: pytest.M
             told.append(("finish", None))
 
     monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
-    monkeypatch.setattr("counterpoint.trainer.trackers.get_available_trackers", lambda: [LoggerType.WANDB])
+    monkeypatch.setattr("counterpoint.trainer.loop.trackers.get_available_trackers", lambda: [LoggerType.WANDB])
     trainer = cp.Trainer(_config(tmp_path / "run", trackers=["wandb"], max_duration="1ba"))
     trainer.fit()
     assert [name for name, _ in told] == ["made", "start", "config", "step 0", "step 1", "finish"]

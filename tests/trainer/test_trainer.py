@@ -23,7 +23,7 @@ from counterpoint.core.errors import (
     RunError,
 )
 from counterpoint.trainer import DataSpec, RunConfig, load_config
-from counterpoint.trainer.checkpoint import latest_checkpoint
+from counterpoint.trainer.runs.checkpoint import latest_checkpoint
 from tests.trainer.support import METHODS, assert_equal, blobs, config, lines, weights
 
 
@@ -126,7 +126,7 @@ def test_microbatches_change_nothing_but_rounding(tmp_path: Path, accumulate: in
 @pytest.mark.slow
 def test_the_average_is_what_is_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``model.safetensors`` holds EMA's weights, computed here from the weights after every step."""
-    from counterpoint.trainer.loop import Loop
+    from counterpoint.trainer.loop.loop import Loop
 
     seen: list[dict[str, Tensor]] = []
     after_step = Loop._after_step

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.core.errors import NonFiniteLossError
-from counterpoint.trainer.spec import DataSpec
-from counterpoint.trainer.watch import LossWatch, describe_draws
+from counterpoint.trainer.data.dataset import DataSpec
+from counterpoint.trainer.loop.nonfinite import LossWatch, describe_draws
 from tests.trainer.support import blobs, config
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from counterpoint.algorithms import CutOut, MixUp
 from counterpoint.core.errors import ConfigError
-from counterpoint.trainer.config import RunConfig
+from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.yaml import dump_config, load_config, read_config
 from counterpoint.trainer.optim import SGD, AdamW
-from counterpoint.trainer.yaml import dump_config, load_config, read_config
 
 HEAD = "task: multiclass\ndata: digits\nmodel: mlp\nmax_duration: 2ep\n"
 

@@ -1,0 +1,1 @@
+"""The training loop: passes, metrics, signals, processes, and what it reports."""

@@ -1,0 +1,58 @@
+"""Check a config against the data and the machine: refuse what is impossible, and report what is reduced."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from counterpoint.core.errors import ConfigError
+from counterpoint.trainer.optim import OptimizerConfig
+
+__all__ = ["batch_notes", "check_microbatches", "check_optimizer", "check_workers"]
+
+_WORKERS_PER_CORE, _FEWEST_WORKERS = 8, 64
+
+
+def check_workers(workers: int) -> None:
+    """Raise ``ConfigError`` for more processes that load data than a machine can run."""
+    cores = os.cpu_count() or 1
+    most = max(_FEWEST_WORKERS, _WORKERS_PER_CORE * cores)
+    if workers > most:
+        raise ConfigError(f"workers: {workers} processes on a machine of {cores} cores; write {most} at most")
+
+
+def check_microbatches(accumulate: int, batch_size: int) -> None:
+    """Raise ``ConfigError`` if a device batch has fewer examples than microbatches."""
+    if accumulate > batch_size:
+        raise ConfigError(
+            f"accumulate: {accumulate} microbatches, and a device batch has {batch_size} examples; write at most "
+            f"{batch_size}"
+        )
+
+
+def batch_notes(asked: int, batch_size: int, ranks: int) -> list[str]:
+    """Report that the data has fewer examples than a batch should have.
+
+    >>> batch_notes(128, 100, 1)
+    ['data.batch_size: 128 is more than the data has; each batch holds 100 examples, all there are']
+    """
+    if asked <= batch_size:
+        return []
+    share = "all there are" if ranks == 1 else f"its share of all there are in {ranks} processes"
+    return [f"data.batch_size: {asked} is more than the data has; each batch holds {batch_size} examples, {share}"]
+
+
+def check_optimizer(config: OptimizerConfig) -> None:
+    """Take one step on a weight of its own; raises ``ConfigError`` if the settings overflow float32 together."""
+    weights = nn.ParameterList([nn.Parameter(torch.ones(1))])
+    optimizer = config.build(weights)
+    weights[0].grad = torch.ones(1)
+    try:
+        optimizer.step()
+        reason = "" if weights[0].isfinite().all() else "a step makes a weight of 1 infinite"
+    except (RuntimeError, OverflowError) as error:
+        reason = str(error)
+    if reason:
+        raise ConfigError(f"optimizer: its settings are too large together: {reason}; lower lr or weight_decay")
