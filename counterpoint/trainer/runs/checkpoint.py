@@ -17,7 +17,16 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from counterpoint.core.errors import CheckpointError
-from counterpoint.trainer.runs.integrity import FORMAT, GONE, DamagedError, OtherFormatError, file_digest, read_bytes, seal, unseal
+from counterpoint.trainer.runs.integrity import (
+    FORMAT,
+    GONE,
+    DamagedError,
+    OtherFormatError,
+    file_digest,
+    read_bytes,
+    seal,
+    unseal,
+)
 
 __all__ = [
     "Checkpoint",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
-from counterpoint.trainer.runs.integrity import tensors_digest
 from counterpoint.trainer.data.dataset import Data, DataModule
+from counterpoint.trainer.runs.integrity import tensors_digest
 
 __all__ = ["data_changes", "data_record", "examples_of"]
 

@@ -16,8 +16,8 @@ from torch import nn
 from counterpoint.core.run.plan import Plan
 from counterpoint.plugins.registry import REGISTRIES
 from counterpoint.trainer.config.run_config import RunConfig
-from counterpoint.trainer.runs.data_record import examples_of
 from counterpoint.trainer.data.dataset import DataModule
+from counterpoint.trainer.runs.data_record import examples_of
 
 __all__ = ["code_changes", "provenance", "summary"]
 

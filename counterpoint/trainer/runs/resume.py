@@ -9,15 +9,15 @@ from typing import Any
 
 from counterpoint.core.errors import CheckpointError
 from counterpoint.core.run.plan import Plan
-from counterpoint.trainer.runs.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, set_aside
 from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.yaml import dump_config
+from counterpoint.trainer.runs.checkpoint import Checkpoint, latest_checkpoint, prune_checkpoints, set_aside
+from counterpoint.trainer.runs.checkpoint_state import RunState, check_state
+from counterpoint.trainer.runs.directory import DAMAGED_METRICS, RunDirectory
 from counterpoint.trainer.runs.exported_weights import read_model
 from counterpoint.trainer.runs.history import Mark
 from counterpoint.trainer.runs.integrity import DamagedError, seal, seal_text
 from counterpoint.trainer.runs.record import RunRecord
-from counterpoint.trainer.runs.checkpoint_state import RunState, check_state
-from counterpoint.trainer.runs.directory import DAMAGED_METRICS, RunDirectory
-from counterpoint.trainer.config.yaml import dump_config
 
 __all__ = ["Begin", "find_begin", "make_ready"]
 
