@@ -43,6 +43,7 @@ from counterpoint.core.declare.effects import Declaration, Edit, HookEffect, Tra
 from counterpoint.core.declare.kinds import names
 from counterpoint.core.errors import nearest
 from counterpoint.core.faults import CODES
+from counterpoint.losses.resolve import known_losses
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
 from counterpoint.trainer.config.run_config import RunConfig
 from counterpoint.trainer.config.settings import settings_of
@@ -245,13 +246,36 @@ def _components(found: Mapping[str, type[BaseModel]]) -> str:
     return "\n\n".join(f"**`{name}`**: {_summary(found[name])}\n\n{_settings(found[name])}" for name in found)
 
 
+def _known_losses() -> str:
+    """Make the table of the losses that run in an exact form, with the name that each has in a config."""
+    named = {}
+    for name in _built_in(LOSSES):
+        settings = LOSSES.load(name)
+        built = type(settings().build())
+        further = ", ".join(f"`{setting}`" for setting in known_losses()[settings.module].settings)
+        named |= {settings.module: f"`{name}` with {further}", built: f"`{name}`"}
+    lines = [
+        "| loss | in a config | accepts | an element on mixed targets | linear in the targets | refused, and why |",
+        "|" + " --- |" * 6,
+    ]
+    for module, known in known_losses().items():
+        loss = f"`{'nn.' if module.__module__.startswith('torch.') else ''}{module.__name__}`"
+        accepts = ", ".join(f"`{kind}`" for kind in sorted(map(str, known.accepts), reverse=True))
+        cells = (loss, named.get(module, ""), accepts, known.formula, known.mixed, known.refused)
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |"))
+    return "\n".join(lines)
+
+
+def _built_in(registry: Registry[Any]) -> list[str]:
+    return [entry.name for entry in registry.entries() if entry.package == "counterpoint"]
+
+
 def _summary(component: type) -> str:
     return (component.__doc__ or "").partition("\n")[0].replace("``", "`")
 
 
 def _registered(registry: Registry[Any]) -> str:
-    own = [entry.name for entry in registry.entries() if entry.package == "counterpoint"]
-    return _components({name: registry.load(name) for name in own})
+    return _components({name: registry.load(name) for name in _built_in(registry)})
 
 
 MAKERS: dict[str, Callable[[], str]] = {
@@ -264,6 +288,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "data": lambda: _registered(DATASETS),
     "models": lambda: _registered(MODELS),
     "losses": lambda: _registered(LOSSES),
+    "known losses": _known_losses,
     "optimizers": lambda: _components(OPTIMIZERS),
     "schedulers": lambda: _components(SCHEDULERS),
 }

@@ -17,7 +17,7 @@ from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT, Kind
 from counterpoint.core.faults import Fault
 from counterpoint.core.run.plan import Plan
 from counterpoint.losses import resolve_loss
-from counterpoint.losses.resolve import MODULES
+from counterpoint.losses.resolve import known_losses
 
 __all__ = ["compare_losses", "loss_modules", "with_loss"]
 
@@ -34,7 +34,7 @@ _Function = Callable[[Tensor, Tensor], Tensor]
 
 def loss_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return the submodules of a model that are losses of ``torch.nn`` or of this package, by their names."""
-    known: tuple[type[nn.Module], ...] = (_Loss, *MODULES)
+    known: tuple[type[nn.Module], ...] = (_Loss, *known_losses())
     return {name: module for name, module in model.named_modules() if name and isinstance(module, known)}
 
 

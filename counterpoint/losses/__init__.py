@@ -1,6 +1,6 @@
 """What each known loss accepts, and its exact form on dense targets.
 
-Each name is imported when it is first used, because a plan needs none of the settings that a config can name.
+Each name is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -11,26 +11,17 @@ from counterpoint.lazy import lazy_names
 
 if TYPE_CHECKING:
     from counterpoint.losses.binary import (
+        BinaryCrossEntropy,
         ThresholdedBCEWithLogitsLoss,
         binary_cross_entropy,
         binary_cross_entropy_with_logits,
     )
-    from counterpoint.losses.cross_entropy import dense_cross_entropy
-    from counterpoint.losses.focal import BinaryFocalLoss, FocalLoss, binary_focal_loss, focal_loss
-    from counterpoint.losses.kl import kl_divergence
-    from counterpoint.losses.nll import dense_nll
+    from counterpoint.losses.cross_entropy import CrossEntropy, dense_cross_entropy
+    from counterpoint.losses.focal import BinaryFocal, BinaryFocalLoss, Focal, FocalLoss, binary_focal_loss, focal_loss
+    from counterpoint.losses.kl import KLDivergence, kl_divergence
+    from counterpoint.losses.nll import NegativeLogLikelihood, dense_nll
     from counterpoint.losses.outputs import LOG_PROBABILITIES, LOGITS, PROBABILITIES
-    from counterpoint.losses.registered import (
-        BinaryCrossEntropy,
-        BinaryFocal,
-        CrossEntropy,
-        Focal,
-        KLDivergence,
-        MeanAbsoluteError,
-        MeanSquaredError,
-        NegativeLogLikelihood,
-    )
-    from counterpoint.losses.regression import absolute_error, squared_error
+    from counterpoint.losses.regression import MeanAbsoluteError, MeanSquaredError, absolute_error, squared_error
     from counterpoint.losses.resolve import Loss, resolve_loss
 
 __all__ = [
@@ -65,26 +56,29 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "counterpoint.losses.binary": (
+            "BinaryCrossEntropy",
             "ThresholdedBCEWithLogitsLoss",
             "binary_cross_entropy",
             "binary_cross_entropy_with_logits",
         ),
-        "counterpoint.losses.cross_entropy": ("dense_cross_entropy",),
-        "counterpoint.losses.focal": ("BinaryFocalLoss", "FocalLoss", "binary_focal_loss", "focal_loss"),
-        "counterpoint.losses.kl": ("kl_divergence",),
-        "counterpoint.losses.nll": ("dense_nll",),
-        "counterpoint.losses.outputs": ("LOGITS", "LOG_PROBABILITIES", "PROBABILITIES"),
-        "counterpoint.losses.registered": (
-            "BinaryCrossEntropy",
+        "counterpoint.losses.cross_entropy": ("CrossEntropy", "dense_cross_entropy"),
+        "counterpoint.losses.focal": (
             "BinaryFocal",
-            "CrossEntropy",
+            "BinaryFocalLoss",
             "Focal",
-            "KLDivergence",
+            "FocalLoss",
+            "binary_focal_loss",
+            "focal_loss",
+        ),
+        "counterpoint.losses.kl": ("KLDivergence", "kl_divergence"),
+        "counterpoint.losses.nll": ("NegativeLogLikelihood", "dense_nll"),
+        "counterpoint.losses.outputs": ("LOGITS", "LOG_PROBABILITIES", "PROBABILITIES"),
+        "counterpoint.losses.regression": (
             "MeanAbsoluteError",
             "MeanSquaredError",
-            "NegativeLogLikelihood",
+            "absolute_error",
+            "squared_error",
         ),
-        "counterpoint.losses.regression": ("absolute_error", "squared_error"),
         "counterpoint.losses.resolve": ("Loss", "resolve_loss"),
     },
 )

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from typing import Any
 
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoint.core.declare.kinds import MULTI_HOT
-from counterpoint.core.declare.loss import LossSpec
 from counterpoint.losses.checks import (
     Reduction,
     check_weight,
     checked_number,
     checked_reduction,
     common_dtype,
-    element_count,
     require_float_labels,
     require_float_outputs,
     require_no_growth,
     require_same_shape,
-    sample_means,
-    weighed_classes,
 )
+from counterpoint.losses.known import KnownLoss
 from counterpoint.losses.outputs import LOGITS, PROBABILITIES
-from counterpoint.losses.weights import WithWeights
+from counterpoint.losses.settings import ReducedLossSettings, Weights
 
 __all__ = [
+    "KNOWN",
+    "BinaryCrossEntropy",
     "ThresholdedBCEWithLogitsLoss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
-    "spec_of_logits",
-    "spec_of_probabilities",
 ]
 
 NAME = "binary cross-entropy"
@@ -152,52 +150,6 @@ class ThresholdedBCEWithLogitsLoss(nn.BCEWithLogitsLoss):
         )
 
 
-def spec_of_logits(loss: nn.BCEWithLogitsLoss) -> LossSpec:
-    """Describe torch's module, or the one with a threshold: right for multi-hot targets.
-
-    Its weights are read at every call.
-
-    The loss of each sample is the mean over its labels, weighted.
-
-    >>> sorted(map(str, spec_of_logits(nn.BCEWithLogitsLoss()).accepts))
-    ['multi_hot']
-    """
-    reduction = checked_reduction(loss.reduction)
-    threshold = loss.target_threshold if isinstance(loss, ThresholdedBCEWithLogitsLoss) else None
-    function = partial(binary_cross_entropy_with_logits, target_threshold=threshold)
-    run = WithWeights(function, loss, ("weight", "pos_weight"))
-    return LossSpec(
-        name=type(loss).__name__,
-        function=partial(run, reduction=reduction),
-        accepts=frozenset({MULTI_HOT}),
-        denominator=element_count if reduction == "mean" else None,
-        each=partial(sample_means, run),
-        classes=weighed_classes(loss.weight, loss.pos_weight),
-        outputs=LOGITS,
-    )
-
-
-def spec_of_probabilities(loss: nn.BCELoss) -> LossSpec:
-    """Describe torch's module: right for multi-hot targets. Its weights are read at every call.
-
-    The loss of each sample is the mean over its labels, weighted.
-
-    >>> sorted(map(str, spec_of_probabilities(nn.BCELoss()).accepts))
-    ['multi_hot']
-    """
-    reduction = checked_reduction(loss.reduction)
-    run = WithWeights(binary_cross_entropy, loss, ("weight",))
-    return LossSpec(
-        name=type(loss).__name__,
-        function=partial(run, reduction=reduction),
-        accepts=frozenset({MULTI_HOT}),
-        denominator=element_count if reduction == "mean" else None,
-        each=partial(sample_means, run),
-        classes=weighed_classes(loss.weight),
-        outputs=PROBABILITIES,
-    )
-
-
 def _checked_threshold(threshold: float | None) -> float | None:
     """Return a threshold below 1: at 1 each target would be 0."""
     if threshold is None:
@@ -210,3 +162,65 @@ def _require_labels(outputs: Tensor, targets: Tensor) -> None:
     require_float_outputs(outputs, NAME)
     require_float_labels(targets, NAME, "labels between 0 and 1")
     require_same_shape(outputs, targets, NAME)
+
+
+KNOWN = (
+    KnownLoss(
+        nn.BCEWithLogitsLoss,
+        binary_cross_entropy_with_logits,
+        accepts=frozenset({MULTI_HOT}),
+        outputs=LOGITS,
+        weights=("weight", "pos_weight"),
+        functions=(functional.binary_cross_entropy_with_logits,),
+        formula="`w · (v · y · (−log σ(x)) + (1 − y) · (−log σ(−x)))`",
+        mixed="yes; `mean` is over the elements",
+        refused="weights that would broadcast to a larger shape",
+    ),
+    KnownLoss(
+        ThresholdedBCEWithLogitsLoss,
+        binary_cross_entropy_with_logits,
+        accepts=frozenset({MULTI_HOT}),
+        outputs=LOGITS,
+        settings=("target_threshold",),
+        weights=("weight", "pos_weight"),
+        formula="that of `BCEWithLogitsLoss`, of `y > threshold`",
+        mixed="no: `y > threshold` of the mixed target",
+        refused="such weights, and a threshold outside 0 to below 1",
+    ),
+    KnownLoss(
+        nn.BCELoss,
+        binary_cross_entropy,
+        accepts=frozenset({MULTI_HOT}),
+        outputs=PROBABILITIES,
+        weights=("weight",),
+        functions=(functional.binary_cross_entropy,),
+        formula="that of `BCEWithLogitsLoss`, of probabilities, without `v`",
+        mixed="yes; `mean` is over the elements",
+        refused="weights that would broadcast to a larger shape",
+    ),
+)
+
+
+class BinaryCrossEntropy(ReducedLossSettings):
+    """Binary cross-entropy from logits, on multi-hot targets, or on class indices as one label for each class.
+
+    >>> BinaryCrossEntropy(pos_weight=(1.0, 4.0)).build().pos_weight
+    tensor([1., 4.])
+    """
+
+    module = ThresholdedBCEWithLogitsLoss
+    weight: Weights = Field(default=None, description="a factor for each label, 0 or above; none: all 1")
+    pos_weight: Weights = Field(
+        default=None, description="a factor for the positive part of each label, 0 or above; none: all 1"
+    )
+    target_threshold: float | None = Field(
+        default=None, ge=0, lt=1, description="targets above it count as 1 and others as 0; none: as they are"
+    )
+
+    def build(self) -> nn.Module:
+        """Return a ``torch.nn.BCEWithLogitsLoss`` with these settings, or with a threshold this package's own."""
+        arguments: dict[str, Any] = self._arguments()
+        if self.target_threshold is not None:
+            return self.module(**arguments)
+        del arguments["target_threshold"]
+        return nn.BCEWithLogitsLoss(**arguments)

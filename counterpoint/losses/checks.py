@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from counterpoint.core.tensors.checks import check_tensor
 __all__ = [
     "Reduction",
     "check_weight",
+    "checked_choice",
     "checked_number",
     "checked_reduction",
     "common_dtype",
@@ -31,7 +32,20 @@ __all__ = [
 
 Reduction: TypeAlias = Literal["none", "sum", "mean"]
 """The reduction of the losses of single positions: none, their sum, or their mean."""
+Choice = TypeVar("Choice", bound=str)
 REDUCTIONS: tuple[Reduction, ...] = ("none", "sum", "mean")
+
+
+def checked_choice(name: str, value: object, known: tuple[Choice, ...]) -> Choice:
+    """Return a setting if it is one of the known words; raise ``ConfigError`` with the nearest ones otherwise.
+
+    >>> checked_choice("reduction", "sum", ("sum", "mean"))
+    'sum'
+    """
+    for word in known if isinstance(value, str) else ():
+        if value == word:
+            return word
+    raise ConfigError(f"{name} is {written(value)}{nearest(value if isinstance(value, str) else '', known)}")
 
 
 def checked_reduction(reduction: str) -> Reduction:
@@ -40,11 +54,7 @@ def checked_reduction(reduction: str) -> Reduction:
     >>> checked_reduction("sum")
     'sum'
     """
-    for known in REDUCTIONS if isinstance(reduction, str) else ():
-        if reduction == known:
-            return known
-    near = nearest(reduction if isinstance(reduction, str) else "", REDUCTIONS)
-    raise ConfigError(f"reduction is {written(reduction)}{near}")
+    return checked_choice("reduction", reduction, REDUCTIONS)
 
 
 def checked_number(name: str, value: object, meaning: str, *, high: float = math.inf) -> float:

@@ -15,7 +15,7 @@ from counterpoint.losses.checks import (
     require_float_outputs,
 )
 
-__all__ = ["along_classes", "each_sample", "mass", "reduced", "require_dense", "sample_losses", "total"]
+__all__ = ["along_classes", "each_sample", "mass", "reduced", "require_dense", "sample_losses", "total", "weighed"]
 
 
 def require_dense(outputs: Tensor, targets: Tensor, weight: Tensor | None, loss: str) -> None:
@@ -50,7 +50,12 @@ def reduced(losses: Tensor, weighted: Tensor, reduction: str) -> Tensor:
             return losses.sum() / weighted.sum()
 
 
-def total(targets: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
+def weighed(weight: Tensor | None) -> int | None:
+    """Return the number of classes that a weight is for; ``None`` without one."""
+    return None if weight is None else weight.numel()
+
+
+def total(targets: Tensor, weight: Tensor | None = None, ignore_index: int = -100) -> Tensor:
     """Return what the mean divides by: the weighted mass of dense targets, or the weights of the indices that count.
 
     >>> import torch
@@ -87,6 +92,6 @@ def each_sample(losses: Tensor, masses: Tensor) -> Tensor:
     return summed / counted.masked_fill(counted == 0, 1)
 
 
-def sample_losses(run: Callable[..., Tensor], ignore_index: int, outputs: Tensor, targets: Tensor) -> Tensor:
+def sample_losses(run: Callable[..., Tensor], outputs: Tensor, targets: Tensor, *, ignore_index: int) -> Tensor:
     """Return the loss of each sample, (N), by ``each_sample``, of ``run(outputs, targets, reduction="none")``."""
     return each_sample(run(outputs, targets, reduction="none"), mass(targets, ignore_index))

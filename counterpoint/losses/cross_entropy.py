@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.declare.kinds import DENSE, INDEX, SMOOTHING
-from counterpoint.core.declare.loss import LossSpec
+from counterpoint.core.declare.kinds import DENSE, INDEX
 from counterpoint.losses.checks import Reduction, checked_number, checked_reduction, common_dtype
-from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
+from counterpoint.losses.classes import along_classes, reduced, require_dense
+from counterpoint.losses.known import POSITIONS, KnownLoss
 from counterpoint.losses.outputs import LOGITS
-from counterpoint.losses.weights import WithWeights
+from counterpoint.losses.settings import IgnoreIndex, ReducedLossSettings, Weights
 
-__all__ = ["cross_entropy", "dense_cross_entropy", "spec_of"]
+__all__ = ["KNOWN", "CrossEntropy", "cross_entropy", "dense_cross_entropy"]
 
 NAME = "cross-entropy"
 
@@ -121,36 +120,38 @@ def cross_entropy(
     )
 
 
-def spec_of(loss: nn.CrossEntropyLoss) -> LossSpec:
-    """Describe torch's module: right for class indices and, by the exact form above, for dense targets.
-
-    Its class weights are read at every call, so that ``loss.to(device)`` works after composing; its other settings
-    are read once, here. Raises ``ConfigError`` where one of these is out of range.
-
-    Whatever the reduction, the loss of each sample is the sum of its weighted losses over the number of its positions
-    that count (over their mass, on dense targets), and 0 where none counts.
-
-    >>> spec = spec_of(nn.CrossEntropyLoss(label_smoothing=0.1))
-    >>> sorted(map(str, spec.accepts)), [claim.amount for claim in spec.claims]
-    (['dense', 'index'], [0.1])
-    """
-    smoothing = _checked_smoothing(loss.label_smoothing)
-    reduction = checked_reduction(loss.reduction)
-    ignore_index = loss.ignore_index
-    bound = partial(cross_entropy, ignore_index=ignore_index, label_smoothing=smoothing)
-    run, averages = WithWeights(bound, loss, ("weight",)), reduction == "mean"
-    return LossSpec(
-        name=type(loss).__name__,
-        function=partial(run, reduction=reduction),
-        accepts=frozenset({INDEX, DENSE}),
-        claims=(SMOOTHING.of(smoothing),) if smoothing > 0 else (),
-        ignore_index=ignore_index,
-        denominator=WithWeights(partial(total, ignore_index=ignore_index), loss, ("weight",)) if averages else None,
-        each=partial(sample_losses, run, ignore_index),
-        classes=None if loss.weight is None else loss.weight.numel(),
-        outputs=LOGITS,
-    )
-
-
 def _checked_smoothing(label_smoothing: float) -> float:
     return checked_number("label_smoothing", label_smoothing, "it is a share between 0 and 1", high=1)
+
+
+KNOWN = (
+    KnownLoss(
+        nn.CrossEntropyLoss,
+        cross_entropy,
+        accepts=frozenset({INDEX, DENSE}),
+        outputs=LOGITS,
+        averages=POSITIONS,
+        settings=("ignore_index", "label_smoothing"),
+        weights=("weight",),
+        functions=(functional.cross_entropy, cross_entropy),
+        check=lambda loss: _checked_smoothing(loss.label_smoothing),
+        formula="`w · S(y) · (−log p)`",
+        mixed="yes; `mean` is Σ of that over Σ `w · y`",
+        refused="dense targets narrower than float32: their rows would not sum to 1",
+    ),
+)
+
+
+class CrossEntropy(ReducedLossSettings):
+    """Cross-entropy from logits, on class indices or class probabilities.
+
+    >>> CrossEntropy(label_smoothing=0.1).build()
+    CrossEntropyLoss()
+    """
+
+    module = nn.CrossEntropyLoss
+    weight: Weights = None
+    ignore_index: IgnoreIndex = -100
+    label_smoothing: float = Field(
+        default=0.0, ge=0, le=1, description="share of each target spread evenly over the classes, 0 to 1"
+    )

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT
-from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.declare.targets import dense_targets
 from counterpoint.core.tensors.checks import check_tensor
 from counterpoint.losses.checks import (
@@ -18,17 +16,16 @@ from counterpoint.losses.checks import (
     checked_number,
     checked_reduction,
     common_dtype,
-    element_count,
     require_float_labels,
     require_float_outputs,
     require_same_shape,
-    sample_means,
 )
-from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
+from counterpoint.losses.classes import along_classes, reduced, require_dense
+from counterpoint.losses.known import POSITIONS, KnownLoss
 from counterpoint.losses.outputs import LOGITS
-from counterpoint.losses.weights import WithWeights
+from counterpoint.losses.settings import IgnoreIndex, ReducedLossSettings, Weights
 
-__all__ = ["BinaryFocalLoss", "FocalLoss", "binary_focal_loss", "focal_loss", "spec_of", "spec_of_binary"]
+__all__ = ["KNOWN", "BinaryFocal", "BinaryFocalLoss", "Focal", "FocalLoss", "binary_focal_loss", "focal_loss"]
 
 NAME = "focal loss"
 
@@ -189,49 +186,71 @@ class BinaryFocalLoss(nn.Module):
         return binary_focal_loss(outputs, targets, gamma=self.gamma, alpha=self.alpha, reduction=self.reduction)
 
 
-def spec_of(loss: FocalLoss) -> LossSpec:
-    """Describe the module: right for class indices and dense targets. Its class weights are read at every call.
-
-    The loss of each sample is as for cross-entropy.
-
-    >>> sorted(map(str, spec_of(FocalLoss()).accepts))
-    ['dense', 'index']
-    """
-    gamma, ignore_index, reduction = loss.gamma, loss.ignore_index, loss.reduction
-    run = WithWeights(partial(focal_loss, gamma=gamma, ignore_index=ignore_index), loss, ("weight",))
-    averages = reduction == "mean"
-    return LossSpec(
-        name=type(loss).__name__,
-        function=partial(run, reduction=reduction),
-        accepts=frozenset({INDEX, DENSE}),
-        ignore_index=ignore_index,
-        denominator=WithWeights(partial(total, ignore_index=ignore_index), loss, ("weight",)) if averages else None,
-        each=partial(sample_losses, run, ignore_index),
-        classes=None if loss.weight is None else loss.weight.numel(),
-        outputs=LOGITS,
-    )
-
-
-def spec_of_binary(loss: BinaryFocalLoss) -> LossSpec:
-    """Describe the module: right for multi-hot targets. The loss of each sample is the mean over its labels.
-
-    >>> sorted(map(str, spec_of_binary(BinaryFocalLoss()).accepts))
-    ['multi_hot']
-    """
-    run = partial(binary_focal_loss, gamma=loss.gamma, alpha=loss.alpha)
-    return LossSpec(
-        name=type(loss).__name__,
-        function=partial(run, reduction=loss.reduction),
-        accepts=frozenset({MULTI_HOT}),
-        denominator=element_count if loss.reduction == "mean" else None,
-        each=partial(sample_means, run),
-        outputs=LOGITS,
-    )
-
-
 def _checked_gamma(gamma: float) -> float:
     return checked_number("gamma", gamma, "it is 0 or above")
 
 
 def _checked_alpha(alpha: float | None) -> float | None:
     return None if alpha is None else checked_number("alpha", alpha, "it is a share between 0 and 1, or None", high=1)
+
+
+KNOWN = (
+    KnownLoss(
+        FocalLoss,
+        focal_loss,
+        accepts=frozenset({INDEX, DENSE}),
+        outputs=LOGITS,
+        averages=POSITIONS,
+        settings=("gamma", "ignore_index"),
+        weights=("weight",),
+        functions=(focal_loss,),
+        formula="`w · y · (1 − p)^γ · (−log p)`",
+        mixed="yes; `mean` is Σ of that over Σ `w · y`",
+        refused="dense targets narrower than float32; `gamma` below 0",
+    ),
+    KnownLoss(
+        BinaryFocalLoss,
+        binary_focal_loss,
+        accepts=frozenset({MULTI_HOT}),
+        outputs=LOGITS,
+        settings=("gamma", "alpha"),
+        functions=(binary_focal_loss,),
+        formula="`α · y · σ(−x)^γ · (−log σ(x)) + (1 − α) · (1 − y) · σ(x)^γ · (−log σ(−x))`",
+        mixed="yes; `mean` is over the elements",
+        refused="`gamma` below 0, `alpha` outside 0 to 1",
+    ),
+)
+
+
+class Focal(ReducedLossSettings):
+    """Focal loss of a softmax, from logits, on class indices or class probabilities.
+
+    >>> Focal(gamma=1.0).build()
+    FocalLoss()
+    """
+
+    module = FocalLoss
+    gamma: float = Field(
+        default=2.0, ge=0, le=1e3, description="how much less the likely classes count; 0 is cross-entropy"
+    )
+    weight: Weights = None
+    ignore_index: IgnoreIndex = -100
+
+
+class BinaryFocal(ReducedLossSettings):
+    """Focal loss of a sigmoid for each label, from logits, on multi-hot targets.
+
+    >>> BinaryFocal(alpha=0.25).build()
+    BinaryFocalLoss()
+    """
+
+    module = BinaryFocalLoss
+    gamma: float = Field(
+        default=2.0, ge=0, le=1e3, description="how much less the likely labels count; 0: all count the same"
+    )
+    alpha: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="factor of the positive part; that of the negative part is the rest; none: both have 1",
+    )

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Literal, TypeAlias, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
-from counterpoint.core.arguments import written
 from counterpoint.core.declare.kinds import DENSE
-from counterpoint.core.declare.loss import LossSpec
-from counterpoint.core.errors import ConfigError, nearest
-from counterpoint.losses.checks import common_dtype, element_count
+from counterpoint.core.errors import ConfigError
+from counterpoint.losses.checks import checked_choice, common_dtype, element_count
 from counterpoint.losses.classes import each_sample, mass, require_dense
+from counterpoint.losses.known import Averages, KnownLoss
 from counterpoint.losses.outputs import LOG_PROBABILITIES
+from counterpoint.losses.settings import LossSettings
 
-__all__ = ["Division", "kl_divergence", "spec_of"]
+__all__ = ["KNOWN", "Division", "KLDivergence", "kl_divergence"]
 
 NAME = "KL divergence"
 
 Division: TypeAlias = Literal["none", "sum", "batchmean", "mean"]
 """The reduction of the elements: none, their sum, or their sum divided by the samples or by the elements."""
+DIVISIONS: tuple[Division, ...] = get_args(Division)
 
 
 def kl_divergence(outputs: Tensor, targets: Tensor, *, reduction: Division = "mean") -> Tensor:
@@ -50,7 +52,7 @@ def kl_divergence(outputs: Tensor, targets: Tensor, *, reduction: Division = "me
     dtype = common_dtype(outputs, targets)
     dense = targets.to(dtype)
     losses = torch.xlogy(dense, dense) - dense * outputs.to(dtype).masked_fill(dense == 0, 0)
-    match _checked(reduction):
+    match checked_choice("reduction", reduction, DIVISIONS):
         case "none":
             return losses
         case "sum":
@@ -61,45 +63,48 @@ def kl_divergence(outputs: Tensor, targets: Tensor, *, reduction: Division = "me
             return losses.mean()
 
 
-def spec_of(loss: nn.KLDivLoss) -> LossSpec:
-    """Describe torch's module: right for dense targets.
-
-    The loss of each sample is the divergence averaged over its positions that count. Raises ``ConfigError`` for
-    ``log_target=True``: it would take the probabilities that reach the loss for their logarithms.
-
-    >>> sorted(map(str, spec_of(nn.KLDivLoss(reduction="batchmean")).accepts))
-    ['dense']
-    """
+def _check(loss: nn.KLDivLoss) -> None:
     if loss.log_target:
         raise ConfigError(
             "log_target is True, and the targets that reach the loss are probabilities, not their logarithms; "
             "log_target=False is the same loss on these"
         )
-    reduction = _checked(loss.reduction)
-    denominators: dict[Division, Callable[[Tensor], Tensor]] = {"mean": element_count, "batchmean": _sample_count}
-    return LossSpec(
-        name=type(loss).__name__,
-        function=partial(kl_divergence, reduction=reduction),
-        accepts=frozenset({DENSE}),
-        denominator=denominators.get(reduction),
-        each=_each,
-        outputs=LOG_PROBABILITIES,
-    )
 
 
-def _each(outputs: Tensor, targets: Tensor) -> Tensor:
-    return each_sample(kl_divergence(outputs, targets, reduction="none").sum(1), mass(targets))
-
-
-def _checked(reduction: str) -> Division:
-    known: tuple[Division, ...] = get_args(Division)
-    for division in known if isinstance(reduction, str) else ():
-        if reduction == division:
-            return division
-    raise ConfigError(
-        f"reduction is {written(reduction)}{nearest(reduction if isinstance(reduction, str) else '', known)}"
-    )
+def _each(run: Callable[..., Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the divergence of each sample, averaged over its positions that count."""
+    return each_sample(run(outputs, targets, reduction="none").sum(1), mass(targets))
 
 
 def _sample_count(targets: Tensor) -> Tensor:
     return torch.full((), len(targets), dtype=common_dtype(targets), device=targets.device)
+
+
+KNOWN = (
+    KnownLoss(
+        nn.KLDivLoss,
+        kl_divergence,
+        accepts=frozenset({DENSE}),
+        outputs=LOG_PROBABILITIES,
+        averages=Averages({"batchmean": _sample_count, "mean": element_count}, _each),
+        functions=(functional.kl_div,),
+        check=_check,
+        formula="`y · (log y − x)`, `x` log-probabilities",
+        mixed="no: taken at the mixed target",
+        refused="`log_target=True`: targets are probabilities here, not their logarithms",
+    ),
+)
+
+
+class KLDivergence(LossSettings):
+    """Kullback-Leibler divergence from log-probabilities, on class probabilities.
+
+    >>> KLDivergence().build()
+    KLDivLoss()
+    """
+
+    module = nn.KLDivLoss
+    reduction: Literal["batchmean", "mean", "sum"] = Field(
+        default="batchmean",
+        description="what the sum of a batch is divided by: its samples, all its elements, or nothing",
+    )

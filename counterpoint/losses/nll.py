@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoint.core.declare.kinds import DENSE, INDEX
-from counterpoint.core.declare.loss import LossSpec
 from counterpoint.losses.checks import Reduction, checked_reduction, common_dtype
-from counterpoint.losses.classes import along_classes, reduced, require_dense, sample_losses, total
+from counterpoint.losses.classes import along_classes, reduced, require_dense
+from counterpoint.losses.known import POSITIONS, KnownLoss
 from counterpoint.losses.outputs import LOG_PROBABILITIES
-from counterpoint.losses.weights import WithWeights
+from counterpoint.losses.settings import IgnoreIndex, ReducedLossSettings, Weights
 
-__all__ = ["dense_nll", "nll", "spec_of"]
+__all__ = ["KNOWN", "NegativeLogLikelihood", "dense_nll", "nll"]
 
 NAME = "negative log-likelihood"
 
@@ -91,24 +89,30 @@ def nll(
     )
 
 
-def spec_of(loss: nn.NLLLoss) -> LossSpec:
-    """Describe torch's module: right for class indices and, by the exact form above, for dense targets.
-
-    Its class weights are read at every call. The loss of each sample is as for cross-entropy.
-
-    >>> sorted(map(str, spec_of(nn.NLLLoss()).accepts))
-    ['dense', 'index']
-    """
-    reduction = checked_reduction(loss.reduction)
-    ignore_index = loss.ignore_index
-    run, averages = WithWeights(partial(nll, ignore_index=ignore_index), loss, ("weight",)), reduction == "mean"
-    return LossSpec(
-        name=type(loss).__name__,
-        function=partial(run, reduction=reduction),
+KNOWN = (
+    KnownLoss(
+        nn.NLLLoss,
+        nll,
         accepts=frozenset({INDEX, DENSE}),
-        ignore_index=ignore_index,
-        denominator=WithWeights(partial(total, ignore_index=ignore_index), loss, ("weight",)) if averages else None,
-        each=partial(sample_losses, run, ignore_index),
-        classes=None if loss.weight is None else loss.weight.numel(),
         outputs=LOG_PROBABILITIES,
-    )
+        averages=POSITIONS,
+        settings=("ignore_index",),
+        weights=("weight",),
+        functions=(functional.nll_loss,),
+        formula="`w · y · (−x)`, `x` log-probabilities",
+        mixed="yes; `mean` is Σ of that over Σ `w · y`",
+        refused="dense targets narrower than float32",
+    ),
+)
+
+
+class NegativeLogLikelihood(ReducedLossSettings):
+    """Negative log-likelihood from log-probabilities, on class indices or class probabilities.
+
+    >>> NegativeLogLikelihood().build()
+    NLLLoss()
+    """
+
+    module = nn.NLLLoss
+    weight: Weights = None
+    ignore_index: IgnoreIndex = -100

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-
 from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoint.core.declare.kinds import REAL
-from counterpoint.core.declare.loss import LossSpec
 from counterpoint.losses.checks import (
     Reduction,
     checked_reduction,
     common_dtype,
-    element_count,
     require_float_labels,
     require_float_outputs,
     require_same_shape,
-    sample_means,
 )
+from counterpoint.losses.known import KnownLoss
+from counterpoint.losses.settings import ReducedLossSettings
 
-__all__ = ["absolute_error", "spec_of_absolute", "spec_of_squared", "squared_error"]
+__all__ = ["KNOWN", "MeanAbsoluteError", "MeanSquaredError", "absolute_error", "squared_error"]
 
 
 def squared_error(outputs: Tensor, targets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -66,35 +62,6 @@ def absolute_error(outputs: Tensor, targets: Tensor, *, reduction: Reduction = "
     return functional.l1_loss(*_real(outputs, targets, "absolute error"), reduction=checked_reduction(reduction))
 
 
-def spec_of_squared(loss: nn.MSELoss) -> LossSpec:
-    """Describe torch's module: right for continuous targets. The loss of each sample is the mean over its numbers.
-
-    >>> sorted(map(str, spec_of_squared(nn.MSELoss()).accepts))
-    ['continuous']
-    """
-    return _spec(loss, squared_error)
-
-
-def spec_of_absolute(loss: nn.L1Loss) -> LossSpec:
-    """Describe torch's module: right for continuous targets. The loss of each sample is the mean over its numbers.
-
-    >>> sorted(map(str, spec_of_absolute(nn.L1Loss()).accepts))
-    ['continuous']
-    """
-    return _spec(loss, absolute_error)
-
-
-def _spec(loss: nn.MSELoss | nn.L1Loss, error: Callable[..., Tensor]) -> LossSpec:
-    reduction = checked_reduction(loss.reduction)
-    return LossSpec(
-        name=type(loss).__name__,
-        function=partial(error, reduction=reduction),
-        accepts=frozenset({REAL}),
-        denominator=element_count if reduction == "mean" else None,
-        each=partial(sample_means, error),
-    )
-
-
 def _real(outputs: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     """Return both in their common dtype, after checking that they are real numbers of one shape."""
     require_float_outputs(outputs, loss)
@@ -102,3 +69,45 @@ def _real(outputs: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     require_same_shape(outputs, targets, loss)
     dtype = common_dtype(outputs, targets)
     return outputs.to(dtype), targets.to(dtype)
+
+
+KNOWN = (
+    KnownLoss(
+        nn.MSELoss,
+        squared_error,
+        accepts=frozenset({REAL}),
+        functions=(functional.mse_loss,),
+        formula="`(x − y)²`",
+        mixed="no: taken at the mixed target",
+        refused="shapes that would broadcast",
+    ),
+    KnownLoss(
+        nn.L1Loss,
+        absolute_error,
+        accepts=frozenset({REAL}),
+        functions=(functional.l1_loss,),
+        formula="`abs(x − y)`",
+        mixed="no: taken at the mixed target",
+        refused="shapes that would broadcast",
+    ),
+)
+
+
+class MeanSquaredError(ReducedLossSettings):
+    """Squared error, on continuous targets.
+
+    >>> MeanSquaredError().build()
+    MSELoss()
+    """
+
+    module = nn.MSELoss
+
+
+class MeanAbsoluteError(ReducedLossSettings):
+    """Absolute error (L1), on continuous targets.
+
+    >>> MeanAbsoluteError().build()
+    L1Loss()
+    """
+
+    module = nn.L1Loss

@@ -4,65 +4,47 @@ from __future__ import annotations
 
 import functools
 import inspect
+import pkgutil
 from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import Any, TypeAlias
+from importlib import import_module
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from counterpoint.core.arguments import written
 from counterpoint.core.declare.kinds import TARGET_KINDS, Field, Kind, names
 from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.plan.digest import described
-from counterpoint.losses import binary, cross_entropy, focal, kl, nll, regression
+from counterpoint.losses.known import KnownLoss
 
-__all__ = ["Loss", "resolve_loss"]
+__all__ = ["Loss", "known_losses", "resolve_loss"]
 
 Loss: TypeAlias = LossSpec | Callable[[Tensor, Tensor], Tensor]
 """What may be given as a loss: a description of one, a module, or any function of outputs and targets."""
 
-# The exact type of a module, and how to describe it. A subclass may compute anything, so it is not known.
-MODULES: dict[type[nn.Module], Callable[[Any], LossSpec]] = {
-    nn.CrossEntropyLoss: cross_entropy.spec_of,
-    nn.BCEWithLogitsLoss: binary.spec_of_logits,
-    binary.ThresholdedBCEWithLogitsLoss: binary.spec_of_logits,
-    nn.BCELoss: binary.spec_of_probabilities,
-    nn.NLLLoss: nll.spec_of,
-    nn.KLDivLoss: kl.spec_of,
-    nn.MSELoss: regression.spec_of_squared,
-    nn.L1Loss: regression.spec_of_absolute,
-    focal.FocalLoss: focal.spec_of,
-    focal.BinaryFocalLoss: focal.spec_of_binary,
-}
 
-# A function, and the module that takes the same settings and computes the same.
-FUNCTIONS: tuple[tuple[Callable[..., Tensor], type[nn.Module]], ...] = (
-    (functional.cross_entropy, nn.CrossEntropyLoss),
-    (cross_entropy.cross_entropy, nn.CrossEntropyLoss),
-    (functional.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss),
-    (functional.binary_cross_entropy, nn.BCELoss),
-    (functional.nll_loss, nn.NLLLoss),
-    (functional.kl_div, nn.KLDivLoss),
-    (functional.mse_loss, nn.MSELoss),
-    (functional.l1_loss, nn.L1Loss),
-    (focal.focal_loss, focal.FocalLoss),
-    (focal.binary_focal_loss, focal.BinaryFocalLoss),
-)
+@functools.cache
+def known_losses() -> Mapping[type[nn.Module], KnownLoss]:
+    """Return every known loss by the exact type of its module: what the files of this package list in ``KNOWN``.
+
+    A subclass may compute anything, so it is not known.
+    """
+    package = import_module("counterpoint.losses")
+    files = [import_module(f"{package.__name__}.{file.name}") for file in pkgutil.iter_modules(package.__path__)]
+    return {known.module: known for file in files for known in getattr(file, "KNOWN", ())}
 
 
 def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -> LossSpec | None:
     """Describe a loss, or return ``None`` if it is unknown and ``accepts`` is not given.
 
-    Known are, by exact type, ``torch.nn``'s ``CrossEntropyLoss``, ``NLLLoss``, ``BCEWithLogitsLoss``, ``BCELoss``,
-    ``KLDivLoss``, ``MSELoss`` and ``L1Loss``, this package's ``FocalLoss``, ``BinaryFocalLoss`` and
-    ``ThresholdedBCEWithLogitsLoss``, and the functions that compute the same, bare or in a ``functools.partial`` with
-    settings. They run in a form that is exact for every kind they accept; ``accepts`` can take kinds away from them,
-    but adds none. Any other callable runs as it is, for the kinds that ``accepts`` names. Where a batch is run in
-    parts, it is taken to be a mean over samples; give a ``LossSpec`` for a loss that is not, or that smooths targets
-    itself.
+    Known are, by exact type, the modules of ``known_losses()``, and the functions that compute the same, bare or in a
+    ``functools.partial`` with settings. They run in a form that is exact for every kind they accept; ``accepts`` can
+    take kinds away from them, but adds none. Any other callable runs as it is, for the kinds that ``accepts`` names.
+    Where a batch is run in parts, it is taken to be a mean over samples; give a ``LossSpec`` for a loss that is not, or
+    that smooths targets itself.
 
     Args:
         loss: a ``LossSpec``, a module, or a callable of outputs and targets.
@@ -72,6 +54,7 @@ def resolve_loss(loss: Loss, *, accepts: Collection[str | Kind] | None = None) -
         ConfigError: ``accepts`` is empty, holds something that is not a target kind, or names a kind that a known
             loss does not accept. Also if ``loss`` is a class or not callable, or has a setting out of range.
 
+    >>> from torch.nn import functional
     >>> resolve_loss(nn.MSELoss()).accepts == resolve_loss(functional.mse_loss).accepts
     True
     >>> def my_loss(outputs, targets):
@@ -104,14 +87,15 @@ def _require_callable(loss: object) -> None:
 def _known(loss: Callable[..., Tensor]) -> LossSpec | None:
     """Describe a module or function of torch's; ``None`` for any other."""
     module = loss if isinstance(loss, nn.Module) else _module_of(loss)
-    describe = MODULES.get(type(module)) if module is not None else None
-    return None if describe is None else replace(describe(module), settings=described(module))
+    known = None if module is None else known_losses().get(type(module))
+    return None if known is None or module is None else replace(known.spec(module), settings=described(module))
 
 
 def _module_of(loss: Callable[..., Tensor]) -> nn.Module | None:
     """Build the module that computes what a known function does, with the settings that a partial binds."""
     bound = loss if isinstance(loss, functools.partial) else functools.partial(loss)
-    module = next((module for function, module in FUNCTIONS if function is bound.func), None)
+    rows = known_losses().values()
+    module = next((row.module for row in rows if any(same is bound.func for same in row.functions)), None)
     if module is None or bound.args or not bound.keywords.keys() <= inspect.signature(module).parameters.keys():
         return None
     try:

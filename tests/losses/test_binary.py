@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from counterpoint.core.declare.kinds import MULTI_HOT
 from counterpoint.core.errors import ConfigError, DataError
 from counterpoint.losses import binary_cross_entropy, binary_cross_entropy_with_logits
-from counterpoint.losses.binary import spec_of_logits, spec_of_probabilities
+from tests.losses.parts import known
 
 WEIGHT = torch.tensor([0.5, 2.0, 1.0], dtype=torch.float64)
 POSITIVE = torch.tensor([4.0, 0.25, 1.0], dtype=torch.float64)
@@ -45,7 +45,7 @@ def reduced(losses: list[float], reduction: str, shape: torch.Size) -> Tensor:
 def test_logits_follow_the_formula(weight: Tensor | None, positive: Tensor | None, reduction: str) -> None:
     logits, labels = batch()
     ones = torch.ones(3)
-    spec = spec_of_logits(nn.BCEWithLogitsLoss(weight, reduction=reduction, pos_weight=positive))
+    spec = known(nn.BCEWithLogitsLoss(weight, reduction=reduction, pos_weight=positive))
     got = spec.function(logits, labels)
     losses = naive(logits, labels, ones if weight is None else weight, ones if positive is None else positive)
     torch.testing.assert_close(got, reduced(losses, reduction, got.shape), rtol=0, atol=1e-12)
@@ -55,14 +55,14 @@ def test_logits_follow_the_formula(weight: Tensor | None, positive: Tensor | Non
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["unweighted", "weighted"])
 def test_probabilities_follow_the_formula(weight: Tensor | None, reduction: str) -> None:
     logits, labels = batch()
-    spec = spec_of_probabilities(nn.BCELoss(weight, reduction=reduction))
+    spec = known(nn.BCELoss(weight, reduction=reduction))
     got = spec.function(logits.sigmoid(), labels)
     losses = naive(logits, labels, torch.ones(3) if weight is None else weight, torch.ones(3))
     torch.testing.assert_close(got, reduced(losses, reduction, got.shape), rtol=0, atol=1e-12)
 
 
 def test_what_the_modules_accept() -> None:
-    for spec in (spec_of_logits(nn.BCEWithLogitsLoss()), spec_of_probabilities(nn.BCELoss())):
+    for spec in (known(nn.BCEWithLogitsLoss()), known(nn.BCELoss())):
         assert spec.accepts == {MULTI_HOT}
         assert spec.claims == ()
 
@@ -90,7 +90,7 @@ def test_weights_are_read_at_every_call() -> None:
         nn.BCEWithLogitsLoss(torch.ones(3), pos_weight=torch.ones(3)),
         nn.BCELoss(torch.ones(3)),
     )
-    specs = spec_of_logits(from_logits), spec_of_probabilities(from_probabilities)
+    specs = known(from_logits), known(from_probabilities)
     for loss in (from_logits, from_probabilities):
         loss.double()
         loss.weight = WEIGHT
@@ -102,7 +102,7 @@ def test_weights_are_read_at_every_call() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_parts_of_a_batch_add_up_to_the_whole(reduction: str) -> None:
     logits, labels = batch()
-    spec = spec_of_logits(nn.BCEWithLogitsLoss(WEIGHT, reduction=reduction, pos_weight=POSITIVE))
+    spec = known(nn.BCEWithLogitsLoss(WEIGHT, reduction=reduction, pos_weight=POSITIVE))
     total = torch.zeros((), dtype=torch.float64)
     for some, their in zip(logits.split((1, 4)), labels.split((1, 4)), strict=True):
         share = 1.0 if spec.denominator is None else spec.denominator(their) / spec.denominator(labels)
@@ -147,9 +147,9 @@ def test_labels_that_are_not_float32_are_refused(dtype: torch.dtype) -> None:
 
 def test_a_reduction_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="reduction is 'summ'"):
-        spec_of_logits(nn.BCEWithLogitsLoss(reduction="summ"))
+        known(nn.BCEWithLogitsLoss(reduction="summ"))
     with pytest.raises(ConfigError, match="reduction is 'summ'"):
-        spec_of_probabilities(nn.BCELoss(reduction="summ"))
+        known(nn.BCELoss(reduction="summ"))
 
 
 @pytest.mark.kind("30")

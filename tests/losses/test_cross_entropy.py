@@ -9,9 +9,9 @@ from torch.nn import functional
 
 from counterpoint.core.declare.kinds import DENSE, INDEX, SMOOTHING
 from counterpoint.core.errors import ConfigError, DataError
-from counterpoint.losses.cross_entropy import cross_entropy, dense_cross_entropy, spec_of
+from counterpoint.losses.cross_entropy import cross_entropy, dense_cross_entropy
 from tests.losses import naive
-from tests.losses.parts import value_and_gradient
+from tests.losses.parts import known, value_and_gradient
 
 CLASSES = 5
 WEIGHTS = {"unweighted": None, "weighted": (0.5, 2.0, 1.0, 3.0, 0.25), "one zero weight": (0.5, 0.0, 1.0, 3.0, 0.25)}
@@ -46,7 +46,7 @@ def assert_same(loss: nn.CrossEntropyLoss, logits: Tensor, indices: Tensor, tole
     """Torch on class indices and ours on the dense rows agree in value and gradient, NaN and infinity included."""
     dense = naive.dense_rows(indices, logits.shape[1], loss.ignore_index)
     wanted = value_and_gradient(loss, logits, indices)
-    got = value_and_gradient(spec_of(loss).function, logits, dense)
+    got = value_and_gradient(known(loss).function, logits, dense)
     torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance, equal_nan=True)
 
 
@@ -71,7 +71,7 @@ def test_class_indices_stay_with_torch(settings: tuple[tuple[float, ...] | None,
     weight, ignore_index, smoothing, reduction = settings
     logits, indices = batch((3, 4), ignore_index)
     loss = module(weight, ignore_index=ignore_index, label_smoothing=smoothing, reduction=reduction)
-    assert torch.equal(spec_of(loss).function(logits, indices), loss(logits, indices))
+    assert torch.equal(known(loss).function(logits, indices), loss(logits, indices))
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -238,7 +238,7 @@ def test_narrow_integers_are_class_indices(dtype: torch.dtype) -> None:
     loss = nn.CrossEntropyLoss()
     # 156 is what -100 becomes in uint8: it is a class here, and not ignored.
     indices = torch.tensor([156, 3])
-    spec = spec_of(loss)
+    spec = known(loss)
     assert torch.equal(spec.function(logits, indices.to(dtype)), loss(logits, indices))
     assert spec.denominator is not None
     assert spec.denominator(indices.to(dtype)) == 2
@@ -246,7 +246,7 @@ def test_narrow_integers_are_class_indices(dtype: torch.dtype) -> None:
 
 def test_weights_are_read_at_every_call() -> None:
     loss = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 1.0, 1.0, 1.0]))
-    spec = spec_of(loss)
+    spec = known(loss)
     logits, indices = batch((7,))
     dense = naive.dense_rows(indices, CLASSES)
     assert spec.denominator is not None
@@ -260,7 +260,7 @@ def test_weights_are_read_at_every_call() -> None:
 
 def test_weights_move_with_the_module() -> None:
     loss = nn.CrossEntropyLoss(torch.ones(3))
-    spec = spec_of(loss)
+    spec = known(loss)
     loss.to("meta")
     logits, dense = torch.zeros(2, 3, device="meta"), torch.zeros(2, 3, device="meta")
     assert spec.denominator is not None
@@ -279,7 +279,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(
     if dense:
         targets = naive.dense_rows(targets, CLASSES, ignore_index)
     loss = module(weight, ignore_index=ignore_index, label_smoothing=0.1, reduction=reduction)
-    spec = spec_of(loss)
+    spec = known(loss)
     whole = spec.function(logits, targets)
     total = torch.zeros((), dtype=torch.float64)
     for some, their in zip(logits.split(parts), targets.split(parts), strict=True):
@@ -292,12 +292,12 @@ def test_parts_of_a_batch_add_up_to_the_whole(
 
 
 def test_what_a_module_accepts_claims_and_ignores() -> None:
-    spec = spec_of(nn.CrossEntropyLoss(ignore_index=255, label_smoothing=0.1))
+    spec = known(nn.CrossEntropyLoss(ignore_index=255, label_smoothing=0.1))
     assert spec.name == "CrossEntropyLoss"
     assert spec.accepts == {INDEX, DENSE}
     assert spec.claims == (SMOOTHING.of(0.1),)
     assert spec.ignore_index == 255
-    assert spec_of(nn.CrossEntropyLoss()).claims == ()
+    assert known(nn.CrossEntropyLoss()).claims == ()
 
 
 @pytest.mark.parametrize(
@@ -351,4 +351,4 @@ def test_settings_out_of_range_are_refused(targets: Tensor) -> None:
 @pytest.mark.parametrize("settings", [{"label_smoothing": 1.5}, {"reduction": "average"}])
 def test_modules_with_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="|".join(settings)):
-        spec_of(module(**settings))
+        known(module(**settings))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from counterpoint.losses import dense_cross_entropy
-from counterpoint.losses.cross_entropy import spec_of
 from tests.losses import naive
+from tests.losses.parts import known
 
 seeds = st.integers(0, 2**31 - 1)
 shares = st.floats(-2.0, 3.0, allow_nan=False)
@@ -49,7 +49,7 @@ def test_the_mean_is_one_linear_map_over_another(
     seed: int, shape: tuple[int, int, int], share: float, smoothing: float
 ) -> None:
     logits, first, second, weight = draw(seed, shape)
-    spec = spec_of(torch.nn.CrossEntropyLoss(weight, label_smoothing=smoothing))
+    spec = known(torch.nn.CrossEntropyLoss(weight, label_smoothing=smoothing))
     assert spec.denominator is not None
 
     def numerator(targets: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.errors import DataError
-from counterpoint.losses import BinaryFocalLoss, FocalLoss, resolve_loss
+from counterpoint.losses import BinaryCrossEntropy, BinaryFocalLoss, FocalLoss, resolve_loss
+from counterpoint.plugins import registry
 from tests.losses import naive
 
 CLASSES = 4
@@ -168,15 +169,13 @@ def test_weights_of_labels_weigh_the_loss_of_each_sample() -> None:
 
 
 LOSSES = {
-    "cross_entropy": nn.CrossEntropyLoss(),
-    "bce": nn.BCELoss(),
-    "bce_with_logits": nn.BCEWithLogitsLoss(),
-    "mse": nn.MSELoss(),
-    "nll": nn.NLLLoss(),
-    "kl": nn.KLDivLoss(reduction="batchmean"),
-    "l1": nn.L1Loss(),
-    "focal": FocalLoss(),
-    "binary_focal": BinaryFocalLoss(),
+    "bce_of_probabilities": nn.BCELoss(),
+    "bce_with_threshold": BinaryCrossEntropy(target_threshold=0.2).build(),
+    **{
+        entry.name: registry.LOSSES.load(entry.name)().build()
+        for entry in registry.LOSSES.entries()
+        if entry.package == "counterpoint"
+    },
 }
 
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from counterpoint.core.declare.kinds import DENSE
 from counterpoint.core.errors import ConfigError, DataError
 from counterpoint.losses import kl_divergence
-from counterpoint.losses.kl import spec_of
 from tests.losses import naive
-from tests.losses.parts import assert_parts_add_up, value_and_gradient
+from tests.losses.parts import assert_parts_add_up, known, value_and_gradient
 
 CLASSES = 4
 REDUCTIONS = ("none", "sum", "batchmean", "mean")
@@ -44,7 +43,7 @@ def test_it_is_torch(reduction: str, shape: tuple[int, ...]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that its mean is not the divergence
         wanted = value_and_gradient(torch_kl(reduction), outputs, targets)
-    got = value_and_gradient(spec_of(torch_kl(reduction)).function, outputs, targets)
+    got = value_and_gradient(known(torch_kl(reduction)).function, outputs, targets)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
 
 
@@ -83,7 +82,7 @@ def test_an_output_of_an_absent_class_is_harmless(value: float) -> None:
 
 @pytest.mark.parametrize("reduction", ["sum", "batchmean", "mean"])
 def test_parts_of_a_batch_add_up_to_the_whole(reduction: str) -> None:
-    spec = spec_of(torch_kl(reduction))
+    spec = known(torch_kl(reduction))
     assert_parts_add_up(spec, *batch((6, 3)), (1, 2, 3))
     assert (spec.denominator is None) == (reduction == "sum")
 
@@ -91,7 +90,7 @@ def test_parts_of_a_batch_add_up_to_the_whole(reduction: str) -> None:
 def test_each_sample_is_averaged_over_its_positions_that_count() -> None:
     outputs, targets = batch((3, 4, 2))
     targets[2, :, 0, 0] = 0
-    each = spec_of(torch_kl("batchmean")).each
+    each = known(torch_kl("batchmean")).each
     assert each is not None
     for n, count in ((0, 8), (1, 1), (2, 7)):
         wanted = kl_divergence(outputs[n : n + 1], targets[n : n + 1], reduction="sum") / count
@@ -107,12 +106,12 @@ def test_half_outputs_are_computed_in_float32() -> None:
 
 
 def test_what_the_module_accepts() -> None:
-    assert spec_of(torch_kl("batchmean")).accepts == {DENSE}
+    assert known(torch_kl("batchmean")).accepts == {DENSE}
 
 
 def test_targets_as_logarithms_are_refused() -> None:
     with pytest.raises(ConfigError, match="log_target=False is the same loss"):
-        spec_of(torch_kl("batchmean", log_target=True))
+        known(torch_kl("batchmean", log_target=True))
 
 
 @pytest.mark.parametrize(("outputs", "targets"), [((4, 3), (4, 1)), ((4, 3), (1, 3)), ((4, 3), (3,)), ((3,), (3,))])
@@ -123,4 +122,4 @@ def test_shapes_that_do_not_match_are_refused(outputs: tuple[int, ...], targets:
 
 def test_a_reduction_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'batchmean'"):
-        spec_of(torch_kl("batchmeen"))
+        known(torch_kl("batchmeen"))

@@ -11,9 +11,9 @@ from torch.nn import functional
 from counterpoint.core.declare.kinds import DENSE, INDEX
 from counterpoint.core.errors import ConfigError, DataError
 from counterpoint.losses import dense_nll
-from counterpoint.losses.nll import nll, spec_of
+from counterpoint.losses.nll import nll
 from tests.losses import naive
-from tests.losses.parts import assert_parts_add_up, value_and_gradient
+from tests.losses.parts import assert_parts_add_up, known, value_and_gradient
 
 CLASSES = 4
 WEIGHTS = {"unweighted": None, "weighted": (0.5, 2.0, 1.0, 3.0), "one zero weight": (0.5, 0.0, 1.0, 3.0)}
@@ -38,7 +38,7 @@ def assert_same(loss: nn.NLLLoss, outputs: Tensor, indices: Tensor) -> None:
     wanted = value_and_gradient(loss, outputs, indices)
     dense = naive.dense_rows(indices, CLASSES, loss.ignore_index)
     for targets in (dense, indices):
-        got = value_and_gradient(spec_of(loss).function, outputs, targets)
+        got = value_and_gradient(known(loss).function, outputs, targets)
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12, equal_nan=True)
 
 
@@ -88,7 +88,7 @@ def test_mixed_targets_follow_the_formula(
         losses.append(-math.fsum(factors[c] * y[c] * float(outputs[(n, c, *place)]) for c in range(CLASSES)))
         divisor += math.fsum(factors[c] * y[c] for c in range(CLASSES))
     wanted = {"none": losses, "sum": math.fsum(losses), "mean": math.fsum(losses) / divisor}[reduction]
-    got = spec_of(module(weight, reduction=reduction)).function(outputs, mixed)
+    got = known(module(weight, reduction=reduction)).function(outputs, mixed)
     torch.testing.assert_close(got, torch.tensor(wanted, dtype=torch.float64).reshape(got.shape), rtol=0, atol=1e-12)
 
 
@@ -104,14 +104,14 @@ def test_log_softmax_and_nll_are_cross_entropy() -> None:
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_parts_of_a_batch_add_up_to_the_whole(reduction: str, weight: tuple[float, ...] | None, dense: bool) -> None:
     outputs, targets = batch((7, 3))
-    spec = spec_of(module(weight, reduction=reduction))
+    spec = known(module(weight, reduction=reduction))
     assert_parts_add_up(spec, outputs, naive.dense_rows(targets, CLASSES) if dense else targets, (1, 2, 4))
     assert (spec.denominator is None) == (reduction == "sum")
 
 
 def test_weights_are_read_at_every_call() -> None:
     loss = module((1.0, 1.0, 1.0, 1.0))
-    spec = spec_of(loss)
+    spec = known(loss)
     loss.weight = torch.tensor([1.0, 5.0, 1.0, 1.0], dtype=torch.float64)
     outputs, indices = batch((7,))
     got = spec.function(outputs, naive.dense_rows(indices, CLASSES))
@@ -138,7 +138,7 @@ def test_class_indices_take_outputs_and_weights_of_different_dtypes(dtype: torch
 
 
 def test_what_a_module_accepts_and_ignores() -> None:
-    spec = spec_of(nn.NLLLoss(ignore_index=255))
+    spec = known(nn.NLLLoss(ignore_index=255))
     assert spec.accepts == {INDEX, DENSE}
     assert spec.ignore_index == 255
     assert spec.claims == ()
@@ -156,4 +156,4 @@ def test_shapes_that_do_not_match_are_refused(outputs: tuple[int, ...], targets:
 
 def test_a_reduction_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'mean'"):
-        spec_of(nn.NLLLoss(reduction="meen"))
+        known(nn.NLLLoss(reduction="meen"))

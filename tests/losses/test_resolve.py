@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,9 @@ from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.errors import ConfigError
 from counterpoint.losses import BinaryFocalLoss, FocalLoss, binary_focal_loss, focal_loss, resolve_loss
 from counterpoint.losses.cross_entropy import cross_entropy
+from counterpoint.losses.known import KnownLoss
+from counterpoint.losses.resolve import known_losses
+from counterpoint.plugins import LOSSES
 from tests.losses import naive
 
 
@@ -264,3 +268,23 @@ def test_a_function_of_torch_gives_its_own_number(function: Callable[..., Tensor
     spec = resolve_loss(function)
     assert spec is not None
     torch.testing.assert_close(spec.function(ROWS, HALVES), wanted)
+
+
+BUILT = {nn.CrossEntropyLoss, nn.NLLLoss, nn.KLDivLoss, nn.BCELoss, nn.BCEWithLogitsLoss, nn.MSELoss, nn.L1Loss}
+
+
+@pytest.mark.parametrize("known", known_losses().values(), ids=lambda known: known.module.__name__)
+def test_each_known_loss_says_what_the_documentation_lists(known: KnownLoss) -> None:
+    assert all((known.formula, known.mixed, known.refused))
+    assert known.settings or known.module in BUILT
+    parameters = inspect.signature(known.module).parameters
+    assert {*known.settings, *known.weights, "reduction"} <= parameters.keys()
+    assert known_losses()[known.module] is known
+
+
+def test_every_module_that_a_registered_loss_can_build_is_known() -> None:
+    for entry in LOSSES.entries():
+        if entry.package == "counterpoint":
+            settings = LOSSES.load(entry.name)
+            assert {settings.module, type(settings().build())} <= known_losses().keys(), entry
+    assert known_losses().keys() > BUILT

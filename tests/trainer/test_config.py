@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from counterpoint.algorithms import EMA, CutMix, MixUp, OneOf
 from counterpoint.core.declare.durations import Duration
 from counterpoint.core.errors import ConfigError
-from counterpoint.losses.registered import CrossEntropy, MeanSquaredError
+from counterpoint.losses import CrossEntropy, MeanSquaredError
 from counterpoint.trainer.component_config import ComponentConfig
 from counterpoint.trainer.config.run_config import RunConfig
 from counterpoint.trainer.config.settings import settings_of

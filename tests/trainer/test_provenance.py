@@ -41,7 +41,7 @@ KINDS = {
     ),
     "loss": (
         "counterpoint.losses",
-        "from counterpoint.losses.registered import CrossEntropy\nclass Wave(CrossEntropy):\n    pass\n",
+        "from counterpoint.losses import CrossEntropy\nclass Wave(CrossEntropy):\n    pass\n",
     ),
     "model": ("counterpoint.models", "from counterpoint.trainer.models import MLP\nclass Wave(MLP):\n    pass\n"),
     "data": ("counterpoint.datasets", "from counterpoint.trainer.data import Digits\nclass Wave(Digits):\n    pass\n"),

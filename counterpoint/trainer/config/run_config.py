@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from counterpoint.core.declare.algorithm import Algorithm
 from counterpoint.core.declare.durations import Duration
-from counterpoint.losses.registered import CrossEntropy
+from counterpoint.losses import CrossEntropy
 from counterpoint.trainer.config.components import DEFAULTS, ComponentOf
 from counterpoint.trainer.config.validation_errors import explain
 from counterpoint.trainer.optim import SGD, Constant, OptimizerConfig, SchedulerConfig
