@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import TrainerCallback, ViTConfig, ViTForImageClassification
+from transformers import TrainerCallback, TrainerState, TrainingArguments, ViTConfig, ViTForImageClassification
 
 import counterpoint as cp
 from counterpoint.algorithms import MixUp
@@ -369,14 +369,22 @@ class TestNamesOfWeights:
 
     @pytest.mark.slow
     def test_the_best_model_is_whole(self, tmp_path: Path) -> None:
-        trainer = self.vit(tmp_path)
+        trained: dict[str, Tensor] = {}
+
+        class Spoils(TrainerCallback):
+            """Notes the weights of the last checkpoint, and sets those of the model to zero."""
+
+            def on_save(self, args: TrainingArguments, state: TrainerState, *given: Any, **known: Any) -> None:
+                state.best_model_checkpoint = str(tmp_path / f"checkpoint-{state.global_step}")
+                trained.update({name: value.clone() for name, value in trainer.model.state_dict().items()})
+                with torch.no_grad():
+                    for parameter in trainer.model.parameters():
+                        parameter.zero_()
+
+        trainer = self.vit(tmp_path, callbacks=[Spoils()])
+        trainer.args.load_best_model_at_end = True
         trainer.train()
-        trained = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-        with torch.no_grad():
-            for parameter in trainer.model.parameters():
-                parameter.zero_()
-        trainer.state.best_model_checkpoint = str(tmp_path / f"checkpoint-{STEPS}")
-        trainer._load_best_model()
+        assert len(trained) > 10
         for name, value in trainer.model.state_dict().items():
             assert torch.equal(value, trained[name]), name
 

@@ -17,10 +17,14 @@ from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations.average import TRAINED
 from counterpoint.integrations.criterion import with_loss
 from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
-from counterpoint.integrations.lightning.events import FitEvents, evaluate, instead
+from counterpoint.integrations.lightning.compat import Method, callbacks_of, instead, instead_of, trainer_of
+from counterpoint.integrations.lightning.events import FitEvents, evaluate
 from counterpoint.integrations.lightning.limits import check_fit, check_loss, check_model
 
 __all__ = ["CounterpointCallback", "original_targets"]
+
+
+_STAGES = {"fit": Method.FIT, "validate": Method.VALIDATE, "test": Method.TEST, "predict": Method.PREDICT}
 
 
 def original_targets(module: pl.LightningModule, targets: Tensor) -> Tensor:
@@ -33,10 +37,10 @@ def original_targets(module: pl.LightningModule, targets: Tensor) -> Tensor:
     >>> original_targets(pl.LightningModule(), torch.tensor([1, 2]))
     tensor([1, 2])
     """
-    trainer = module._trainer
+    trainer = trainer_of(module)
     if trainer is None or not trainer.training:
         return targets
-    callbacks = (held for held in vars(trainer)["callbacks"] if isinstance(held, CounterpointCallback))
+    callbacks = (held for held in callbacks_of(trainer) if isinstance(held, CounterpointCallback))
     callback = next(callbacks, None)
     return targets if callback is None else callback.engine.original
 
@@ -93,11 +97,8 @@ class CounterpointCallback(pl.Callback):
         built = "configure_model" if is_overridden("configure_model", pl_module) else "setup"
         self._waiting.enter_context(instead(pl_module, built, partial(self._make_engine, trainer, pl_module)))
         self._waiting.enter_context(instead(pl_module, "on_load_checkpoint", partial(self._restore, trainer)))
-        if stage == "fit":
-            self._waiting.enter_context(instead(trainer.fit_loop, "run", partial(self._fit, trainer, pl_module)))
-        else:
-            loops = {"validate": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
-            self._waiting.enter_context(instead(loops[stage], "run", partial(self._evaluate, trainer)))
+        call = partial(self._fit, trainer, pl_module) if self._trains else partial(self._evaluate, trainer)
+        self._waiting.enter_context(instead_of(trainer, _STAGES[stage], call))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave Lightning's methods as they were."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from copy import deepcopy
-from functools import partial, update_wrapper
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
+from functools import partial
 from inspect import signature
 from itertools import count
 from typing import Any, cast
@@ -20,9 +19,10 @@ from counterpoint.core.declare.events import Event
 from counterpoint.core.errors import RunError
 from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations.fields import Fields
+from counterpoint.integrations.lightning.compat import Method, instead, instead_of, passes_again
 from counterpoint.integrations.lightning.limits import check_length
 
-__all__ = ["FitEvents", "evaluate", "instead"]
+__all__ = ["FitEvents", "evaluate"]
 
 
 class FitEvents:
@@ -31,7 +31,6 @@ class FitEvents:
     def __init__(self, engine: Engine, criterion: str | None, fields: Fields, trainer: pl.Trainer) -> None:
         self._engine, self._plan, self._criterion, self._fields = engine, engine.plan, criterion, fields
         self._trainer, self._module = trainer, trainer.lightning_module
-        self._loops = trainer.fit_loop.epoch_loop
         self._has_steps = any(hook.effect.event in (Event.STEP, Event.UPDATE) for hook in self._plan.hooks)
         self._open = ExitStack()  # the device batches that the next step takes
         self._group: list[tuple[Any, ...]] = []  # what Lightning's loop was given for each of them
@@ -42,19 +41,20 @@ class FitEvents:
 
     def run(self, run: Callable[[], None]) -> None:
         """Run the loop."""
-        loops, engine = self._loops, self._engine
+        engine, trainer = self._engine, self._trainer
+        methods: dict[Method, Callable[..., Any]] = {
+            Method.EPOCH: self._epoch,
+            Method.VALIDATION_IN_FIT: partial(evaluate, engine, trainer),
+            Method.AUTOMATIC_BATCH: self._batch,
+            Method.MANUAL_BATCH: self._batch,
+        }
+        if self._has_steps:
+            methods[Method.OPTIMIZER_STEP] = self._step
         with ExitStack() as replaced:
-            for owner, name, span in (
-                (loops, "run", self._epoch),
-                (loops.val_loop, "run", partial(evaluate, engine, self._trainer)),
-                (loops.automatic_optimization, "run", self._batch),
-                (loops.manual_optimization, "run", self._batch),
-                (self._module, "training_step", self._training_step),
-                (self._module, "backward", self._backward),
-            ):
-                replaced.enter_context(instead(owner, name, span))
-            if self._has_steps:
-                replaced.enter_context(instead(self._trainer.strategy, "optimizer_step", self._step))
+            for method, call in methods.items():
+                replaced.enter_context(instead_of(trainer, method, call))
+            replaced.enter_context(instead(self._module, "training_step", self._training_step))
+            replaced.enter_context(instead(self._module, "backward", self._backward))
             with engine.fit():
                 run()
 
@@ -142,7 +142,7 @@ class FitEvents:
         """Make the passes over every batch of the step once more."""
         losses, strategy = [], self._trainer.strategy
         for index, (optimizer, number, arguments) in enumerate(self._group):
-            closure = self._loops.automatic_optimization._make_closure(arguments, optimizer, number)
+            closure = passes_again(self._trainer, optimizer, number, arguments)
             waits = index < len(self._group) - 1 and isinstance(strategy, ParallelStrategy)
             with (
                 self._engine.on(index),
@@ -165,7 +165,7 @@ def evaluate(engine: Engine, trainer: pl.Trainer, run: Callable[[], Any]) -> Any
             finally:
                 averaged.enter_context(engine.evaluation())
 
-        with instead(trainer, "save_checkpoint", save):
+        with instead_of(trainer, Method.SAVE, save):
             return run()
 
 
@@ -182,31 +182,3 @@ def _once(loss: object) -> Callable[[], object]:
         return loss
 
     return closure
-
-
-class _Replaced:
-    """A call that stands in the place of an object's method; a copy of the object has the method."""
-
-    def __init__(self, method: Callable[..., Any], call: Callable[..., Any]) -> None:
-        self._method, self._call = method, call
-        update_wrapper(self, method)
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        return self._call(self._method, *given, **named)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """Return the method of the copy: the call is for one run, to which the copy does not belong."""
-        return deepcopy(self._method, memo)
-
-
-@contextmanager
-def instead(owner: object, name: str, call: Callable[..., Any]) -> Iterator[None]:
-    """Let ``call(method, ...)`` stand in the place of an object's method for as long as the context lasts."""
-    before = vars(owner).get(name)
-    setattr(owner, name, _Replaced(getattr(owner, name), call))
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        if before is not None:
-            setattr(owner, name, before)

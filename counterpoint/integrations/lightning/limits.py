@@ -21,6 +21,7 @@ from counterpoint.core.plan.steps import BatchStep, HookStep
 from counterpoint.core.run.plan import Plan
 from counterpoint.integrations import consistency
 from counterpoint.integrations.criterion import compare_losses, loss_modules
+from counterpoint.integrations.lightning.compat import callbacks_of, is_trial_run
 
 __all__ = ["check_fit", "check_length", "check_loss", "check_model"]
 
@@ -74,7 +75,7 @@ def check_length(plan: Plan, trainer: pl.Trainer) -> None:
 
     Lightning's ``fast_dev_run``, which tries out one batch, is let through.
     """
-    if vars(trainer)["fast_dev_run"]:
+    if is_trial_run(trainer):
         return
     clock, epoch = plan.facts.clock, trainer.num_training_batches
     endless = trainer.max_epochs in (None, -1) or trainer.max_steps != -1
@@ -146,7 +147,7 @@ def _averaging(trainer: pl.Trainer) -> list[pl.Callback]:
         for name in ("StochasticWeightAveraging", "WeightAveraging")
         if (kind := getattr(pl.callbacks, name, None)) is not None  # the second came with Lightning 2.6
     )
-    return [held for held in vars(trainer)["callbacks"] if isinstance(held, known)]
+    return [held for held in callbacks_of(trainer) if isinstance(held, known)]
 
 
 def _batches(plan: Plan, module: pl.LightningModule) -> Iterator[Fault]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import has_length
 
 from counterpoint.core.errors import DataError, NonFiniteLossError, RunError
@@ -27,9 +27,10 @@ from counterpoint.integrations.transformers.batches import (
     logits_of,
     weighed_loss,
 )
+from counterpoint.integrations.transformers.compat import PrivateTrainer
 from counterpoint.integrations.transformers.limits import changes_inputs, check_length, check_limits
 from counterpoint.integrations.transformers.spans import Spans
-from counterpoint.integrations.transformers.weights import complete_weights
+from counterpoint.integrations.transformers.weights import checkpoint_of, complete_weights
 
 __all__ = ["IMAGES_AND_LABELS", "CounterpointTrainer"]
 
@@ -37,7 +38,7 @@ IMAGES_AND_LABELS = Fields(("pixel_values",), "labels")
 """The fields of a batch for image classification."""
 
 
-class CounterpointTrainer(Trainer):
+class CounterpointTrainer(PrivateTrainer):
     """Hugging Face's ``Trainer``, with a plan.
 
     ``model``, ``args`` and ``options`` are those of ``Trainer``. A batch of the loader is a device batch; those of one
@@ -79,7 +80,8 @@ class CounterpointTrainer(Trainer):
         own_loss = type(self).compute_loss is not CounterpointTrainer.compute_loss
         check_limits(plan, fields, model, args, {**options, "compute_loss": own_loss or None})
         check_model(plan, model)
-        super().__init__(model, args, **options)
+        first = [_RestoreCallback(self), *(options.pop("callbacks", None) or ())]
+        super().__init__(model, args, callbacks=first, **options)
         self.model_accepts_loss_kwargs = False  # nothing is divided by the number of items: the plan's loss does that
         self.fields, self._allow_changes = fields, allow_changes
         self.engine = Engine(
@@ -89,14 +91,15 @@ class CounterpointTrainer(Trainer):
         self._parts: list[Any] = []  # the batches of a step, edited
         self._waiting = 0  # batches of a step that training_step has not been given yet
         self._evaluated: list[Tensor] = []
-        self._in_checkpoint = False
+        self._resumed: str | None = None  # the checkpoint that the run goes on from
         self.add_callback(_SpanCallback(self))
 
-    def train(self, *given: Any, **named: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *given: Any, **named: Any) -> Any:
         """Train as ``Trainer.train`` does, once."""
         self._parts, self._waiting = [], 0  # a run that was interrupted may have left some
+        self._resumed = checkpoint_of(resume_from_checkpoint, self.args)
         with self._spans.unwound():
-            return super().train(*given, **named)
+            return super().train(resume_from_checkpoint, *given, **named)
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
@@ -109,7 +112,7 @@ class CounterpointTrainer(Trainer):
             self._waiting = len(batches)
             self._parts = []
             for batch in batches:
-                edited = self.fields.edited(self.engine, self._prepare_inputs(batch))
+                edited = self.fields.edited(self.engine, self.batch_on_device(batch))
                 self._parts.append(self._spans.begin(edited))
         return batches, None
 
@@ -177,7 +180,7 @@ class CounterpointTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the evaluation weights; in a checkpoint, those in training and the state of the methods."""
-        if not self._in_checkpoint:
+        if not self.is_checkpoint(output_dir, _internal_call):
             with self.engine.evaluation():
                 super().save_model(output_dir, _internal_call)
             return
@@ -185,28 +188,8 @@ class CounterpointTrainer(Trainer):
         if self.args.should_save:
             save_state(self.engine, Path(str(output_dir)))
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        self._in_checkpoint = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._in_checkpoint = False
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self._restore(Path(checkpoint))
-
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Leave what the Trainer warns of to ``complete_weights``, which loads it or refuses the checkpoint."""
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        # The best checkpoint was judged by its evaluation weights, which are in the state.
-        self._restore(Path(str(self.state.best_model_checkpoint)))
-
     def _restore(self, checkpoint: Path) -> None:
-        """Take back the methods' state, and the weights that the Trainer has not loaded."""
+        """Restore the methods' state, and the weights that the Trainer has not loaded."""
         complete_weights(self.engine.model, checkpoint)
         load_state(self.engine, checkpoint, allow_changes=self._allow_changes)
 
@@ -252,6 +235,22 @@ class CounterpointTrainer(Trainer):
         """Run the model alone on its inputs, for methods that need its outputs."""
         places = [name_of(parts(path)) for path in self.fields.inputs]
         return logits_of(cast(nn.Module, self.model)(**dict(zip(places, inputs, strict=True))))
+
+
+class _RestoreCallback(TrainerCallback):
+    """Restores what the Trainer has not loaded of a checkpoint, before other callbacks see the model."""
+
+    def __init__(self, trainer: CounterpointTrainer) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, *given: Any, **known: Any) -> None:
+        if self._trainer._resumed is not None:
+            self._trainer._restore(Path(self._trainer._resumed))
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, *given: Any, **known: Any) -> None:
+        # The best checkpoint was judged by its evaluation weights, which are in the methods' state.
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._trainer._restore(Path(state.best_model_checkpoint))
 
 
 class _SpanCallback(TrainerCallback):

@@ -9,11 +9,20 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from counterpoint.core.errors import CheckpointError
 
-__all__ = ["complete_weights"]
+__all__ = ["checkpoint_of", "complete_weights"]
+
+
+def checkpoint_of(resume_from_checkpoint: str | bool | None, args: TrainingArguments) -> str | None:
+    """Return the checkpoint that ``Trainer.train`` resumes from, given its argument; ``None`` for a new run."""
+    if resume_from_checkpoint is True:
+        found: str | None = get_last_checkpoint(args.output_dir)  # type: ignore[no-untyped-call]
+        return found
+    return resume_from_checkpoint or None
 
 
 def complete_weights(model: nn.Module, folder: Path) -> None:
