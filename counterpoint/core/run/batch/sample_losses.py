@@ -20,7 +20,7 @@ SampleLosses = Callable[[Batch], Tensor]
 
 
 class Ask:
-    """Gives the loss of each sample of the batch as it was given, but for its kinds.
+    """Gives the loss of each sample of the batch as it was given, in the kinds that the model takes.
 
     ``view`` makes that batch, and ``losses`` its losses. The model may draw from global generators, and no method may:
     ``generators`` are watched while a method is checked.
