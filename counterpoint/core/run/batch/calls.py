@@ -21,8 +21,8 @@ __all__ = ["BoundEdit", "BoundMember", "BoundStep", "Call", "bind", "bound_edits
 class BoundEdit:
     """A function of a batch and draws, with the kinds of inputs and targets that it gives (``None``: those it takes).
 
-    ``name`` says whose edit it is: those of one name do the same, except for their draws. ``sample_losses`` is true for a
-    function that is also called with a function for the loss of each sample.
+    ``name`` says whose edit it is: those of one name do the same, except for their draws. ``sample_losses`` is true
+    for a function that is also called with a function for the loss of each sample.
     """
 
     name: str
