@@ -291,7 +291,7 @@ def run_calls(calls: Iterable[Call], batch: Batch) -> Batch:
 
 
 def _alike(edit: BoundEdit, draws: Any, batch: Batch, edited: Batch) -> Batch:
-    """Return an edited batch with its further inputs edited in the same way, and the original targets of its samples."""
+    """Return an edited batch with its further inputs edited in the same way, and its original targets."""
     if batch.given_targets is not None and len(edited.targets) != len(batch.targets):
         chosen = apply_edit(edit, replace(batch, inputs=batch.given_targets, further=()), draws)
         edited = replace(edited, given_targets=chosen.inputs)
