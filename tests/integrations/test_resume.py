@@ -169,10 +169,10 @@ def test_another_plan_is_refused_and_can_be_allowed(loop: Loop, tmp_path: Path) 
 def test_other_versions_are_refused_and_can_be_allowed(
     loop: Loop, changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan, version, source = compose("mixup", EMA), origin._version, origin._source
+    plan, version, source = compose("mixup", EMA), origin.version_of, origin._source
     loop.save(plan, tmp_path)
     if changed == "torch":
-        monkeypatch.setattr(origin, "_version", lambda name: "9.9" if name == "torch" else version(name))
+        monkeypatch.setattr(origin, "version_of", lambda name: "9.9" if name == "torch" else version(name))
     else:
         part = MixUp if changed == "source of mixup" else origin._defined(plan.loss_spec.function)
         monkeypatch.setattr(origin, "_source", lambda of: "changed" if of is part else source(of))

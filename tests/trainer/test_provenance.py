@@ -117,8 +117,8 @@ def test_a_checkout_that_has_changed_is_not_resumed(
     """An editable checkout of Counterpoint itself changes without a version; what no run needs may change."""
     keys = config(tmp_path / "run", max_duration="2ba", algorithms=["mixup"])
     cp.Trainer(keys).fit()
-    short = module._short
-    monkeypatch.setattr(module, "_short", lambda path: "0" if path.as_posix().endswith(file) else short(path))
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: b"" if path.as_posix().endswith(file) else read(path))
     if refused:
         with pytest.raises(CheckpointError, match=rf"counterpoint {cp.__version__}: other source in {file}\n"):
             cp.Trainer(keys).fit(resume=True)
@@ -132,8 +132,8 @@ def test_a_checkout_that_has_changed_is_not_resumed(
 def test_other_libraries_are_not_resumed_under(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     keys = config(tmp_path / "run", max_duration="2ba")
     cp.Trainer(keys).fit()
-    known = module.version
-    monkeypatch.setattr(module, "version", lambda package: "0.0.1" if package == name else known(package))
+    known = module.version_of
+    monkeypatch.setattr(module, "version_of", lambda package: "0.0.1" if package == name else known(package))
     with pytest.raises(CheckpointError, match=rf"  {name}: was .*, is 0\.0\.1\n"):
         cp.Trainer(keys).fit(resume=True)
 
@@ -196,8 +196,8 @@ def test_ones_own_model_and_data_are_recorded(tmp_path: Path, monkeypatch: pytes
         CheckpointError, match=r"model: the checkpoint is of another model: was torch.*Sequential, is .*Own"
     ):
         trainer(Own()).fit(resume=True)
-    text_of = module._text_of
-    monkeypatch.setattr(module, "_text_of", lambda kind: b"other" if kind is Own else text_of(kind))
+    source_of = module.source_of
+    monkeypatch.setattr(module, "source_of", lambda kind: b"other" if kind is Own else source_of(kind))
     with pytest.raises(CheckpointError, match=r"model: torch\.nn\.modules\.container:Sequential has another source"):
         trainer(nn.Sequential(Own())).fit(resume=True)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from counterpoint.core.run.plan import Plan
-from counterpoint.plugins.registry import REGISTRIES
+from counterpoint.core.run.sources import digest, distribution_of, source_of, top_package, version_of
 from counterpoint.trainer.config.run_config import RunConfig
 from counterpoint.trainer.data.dataset import DataModule
 from counterpoint.trainer.runs.data_record import examples_of
@@ -63,12 +61,12 @@ def provenance(config: RunConfig, plan: Plan, data: DataModule, model: nn.Module
     if config.data is None:
         parts = {"data.train": data.train, "data.evaluation": data.evaluation}
         classes |= {key: [type(examples_of(part))] for key, part in parts.items()}
-    owners = _owners({_top(kind) for kinds in classes.values() for kind in kinds[:1]})
-    tops = {_top(classes[key][0]) for key, found in registered.items() if found is not None}
+    owners = {top: distribution_of(top) for top in {top_package(kinds[0]) for kinds in classes.values()}}
+    tops = {top_package(classes[key][0]) for key, found in registered.items() if found is not None}
     return {
         "components": {key: asdict(_component(kinds, owners)) for key, kinds in sorted(classes.items())},
         "packages": {top: {"version": owners[top][1], "files": _files(top)} for top in sorted(tops)},
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: version_of(name) for name in LIBRARIES},
     }
 
 
@@ -139,34 +137,7 @@ def _source_words(source: str | None) -> str:
 def _component(kinds: list[type], owners: Mapping[str, tuple[str | None, str | None]]) -> ComponentRecord:
     first = kinds[0]
     name = f"{first.__module__}:{first.__qualname__}"
-    return ComponentRecord(name, *owners[_top(first)], _source(kinds))
-
-
-def _top(kind: type) -> str:
-    return kind.__module__.partition(".")[0]
-
-
-def _owners(tops: Iterable[str]) -> dict[str, tuple[str | None, str | None]]:
-    """Return the distribution and the version of each top-level package, as far as they are known."""
-    found: dict[str, tuple[str | None, str | None]] = {_HOME: (_HOME, _version(_HOME))}
-    if set(tops) - _FOREIGN - {_HOME}:
-        installed = entry_points()
-        for registry in REGISTRIES:
-            for point in installed.select(group=registry.group):
-                if point.dist is not None:
-                    owner = point.dist.metadata["Name"], point.dist.metadata["Version"]
-                    found.setdefault(point.module.partition(".")[0], owner)
-    for top in set(tops) - found.keys():
-        number = _version(top)
-        found[top] = (top, number) if number else (None, None)
-    return found
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
+    return ComponentRecord(name, *owners[top_package(first)], _source(kinds))
 
 
 def _source(kinds: Iterable[type]) -> str | None:
@@ -174,28 +145,13 @@ def _source(kinds: Iterable[type]) -> str | None:
     texts = {}
     for kind in kinds:
         for base in kind.__mro__:
-            if _top(base) not in _FOREIGN and (_top(base) != _HOME or _top(kind) == _HOME):
+            if top_package(base) not in _FOREIGN and (top_package(base) != _HOME or top_package(kind) == _HOME):
                 name = base.__module__
-                texts[f"{name}:{base.__qualname__}" if name == "__main__" else name] = _text_of(base)
+                texts[f"{name}:{base.__qualname__}" if name == "__main__" else name] = source_of(base)
     known = {name: text for name, text in texts.items() if text is not None}
     if not known:
         return None
-    digest = hashlib.sha256()
-    for name in sorted(known):
-        digest.update(f"{name}\n{len(known[name])}\n".encode() + known[name])
-    return digest.hexdigest()[:16]
-
-
-def _text_of(kind: type) -> bytes | None:
-    """Return the source of the module of a class, or of the class alone where the module is a script."""
-    module = sys.modules.get(kind.__module__)
-    try:
-        if module is None or kind.__module__ == "__main__":
-            return inspect.getsource(kind).encode()
-        path = Path(inspect.getsourcefile(module) or "")
-        return path.read_bytes() if path.is_file() else inspect.getsource(module).encode()
-    except (OSError, TypeError):
-        return None
+    return digest(b"".join(f"{name}\n{len(known[name])}\n".encode() + known[name] for name in sorted(known)))
 
 
 def _files(top: str) -> dict[str, str]:
@@ -206,12 +162,12 @@ def _files(top: str) -> dict[str, str]:
         return found
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]
     if not folders:
-        return {path.name: _short(path) for path in sorted(_beside(module))}
+        return {path.name: digest(path.read_bytes()) for path in sorted(_beside(module))}
     for folder in folders:
         for path in sorted(folder.rglob("*.py")):
             name = path.relative_to(folder)
             if top != _HOME or name.parts[0] not in _APART:
-                found[name.as_posix()] = _short(path)
+                found[name.as_posix()] = digest(path.read_bytes())
             if len(found) > _MOST_FILES:  # too many to read at each start: the modules of the classes must do
                 return {}
     return found
@@ -230,7 +186,3 @@ def _beside(module: Any) -> set[Path]:
                 found.add(path)
                 ahead.append(other)
     return found
-
-
-def _short(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Iterator
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
 
 import torch
@@ -17,6 +15,7 @@ from counterpoint.core.declare.kinds import EVALUATION_WEIGHTS
 from counterpoint.core.errors import CheckpointError
 from counterpoint.core.plan.data import PlanData
 from counterpoint.core.plan.serialization import fingerprint
+from counterpoint.core.run.sources import digest, distribution_of, source_of, top_package, version_of
 
 __all__ = ["averages_in", "check_origin", "pack_origin"]
 
@@ -70,7 +69,7 @@ def _origin(plan: PlanData) -> dict[str, Any]:
     sources = {leaf.identity: _source(type(leaf.algorithm)) for member in plan.members for leaf in member.leaves}
     if plan.loss_spec is not None:
         sources["the loss"] = _source(_defined(plan.loss_spec.function))
-    versions = {name: _version(name) for name in _WORKING}
+    versions = {name: version_of(name) or "unknown" for name in _WORKING}
     averages = [m.identity for m in plan.members if any(c.slot == EVALUATION_WEIGHTS.slot for c in m.claims)]
     own = {"plan": fingerprint(plan), "order": list(plan.order), "averages": averages}
     return {**own, "sources": sources, "versions": versions}
@@ -97,23 +96,7 @@ def _defined(function: Any) -> Any:
 @cache
 def _source(defined: Any) -> str:
     """Return the distribution of a class or function, its version, and a digest of the file that defines it."""
-    top = str(defined.__module__).partition(".")[0]
-    distribution = next(iter(_distributions().get(top, [])), None)
-    name = f"{distribution} {_version(distribution)}" if distribution else str(defined.__module__)
-    try:
-        source = inspect.getsource(inspect.getmodule(defined) or defined)
-    except (OSError, TypeError):  # what is typed at a prompt has none
-        return name
-    return f"{name} ({hashlib.blake2b(source.encode(), digest_size=4).hexdigest()})"
-
-
-@cache
-def _distributions() -> dict[str, list[str]]:
-    return dict(packages_distributions())
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "unknown"
+    distribution, version = distribution_of(top_package(defined))
+    name = f"{distribution} {version}" if distribution else str(defined.__module__)
+    source = source_of(defined)
+    return name if source is None else f"{name} ({digest(source)})"
