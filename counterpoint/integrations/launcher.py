@@ -7,11 +7,9 @@ from collections.abc import Iterator
 
 from counterpoint.core.declare.events import Event
 from counterpoint.core.faults import Fault
+from counterpoint.launcher import asked_for_several, started_processes
 
 __all__ = ["check_precision", "check_processes"]
-
-_RANKS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-"""Variables by which a launcher tells a process how many there are."""
 
 
 def check_processes(known: int, loop: str, on_cpus: str, torchrun: str) -> Iterator[Fault]:
@@ -20,11 +18,11 @@ def check_processes(known: int, loop: str, on_cpus: str, torchrun: str) -> Itera
     ``known`` is the number that the ``loop`` knows of. ``on_cpus`` says which setting connects processes on CPUs, and
     ``torchrun`` is the command that starts them.
     """
-    started = int(os.environ.get("WORLD_SIZE") or 1)
+    started = started_processes(os.environ)
     if started != known:
         message = f"{started} processes were started, and {loop} knows of {known}"
         yield Fault("loop-limit", message, f"on CPUs, {on_cpus}", event=Event.FIT)
-    elif started == 1 and _asked_for_several():
+    elif started == 1 and asked_for_several(os.environ):
         yield Fault(
             "loop-limit",
             "accelerate launch was asked for several processes and started one, as it does with --cpu",
@@ -47,9 +45,3 @@ def check_precision(precision: str, where: str, fix: str) -> Iterator[Fault]:
             f"write {fix.format(launched=launched)}, or launch with --mixed_precision {precision}",
             event=Event.FIT,
         )
-
-
-def _asked_for_several() -> bool:
-    """Whether ``accelerate launch`` was asked for several processes and started one: with an address, without ranks."""
-    launched = "ACCELERATE_DYNAMO_MODE" in os.environ and "MASTER_ADDR" in os.environ
-    return launched and not any(os.environ.get(name) for name in _RANKS)

@@ -68,7 +68,7 @@ def test_processes_that_do_not_know_of_each_other(monkeypatch: pytest.MonkeyPatc
     [
         ({"SLURM_STEP_NUM_TASKS": "4"}, "Slurm started 4 tasks.*torchrun, or unset SLURM_STEP_NUM_TASKS"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "MPI started 2 tasks"),
-        ({"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}, "`accelerate launch` was asked for more"),
+        ({"ACCELERATE_DYNAMO_MODE": "default", "MASTER_ADDR": "127.0.0.1"}, "`accelerate launch` was asked for more"),
         ({"ACCELERATE_USE_FSDP": "true"}, "ACCELERATE_USE_FSDP asks for FSDP.*in a loop of your own, with Engine"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "asks for DeepSpeed"),
     ],
@@ -88,6 +88,7 @@ def test_what_a_launcher_asks_for_and_one_process_cannot_give(
     [
         {"SLURM_STEP_NUM_TASKS": "1"},
         {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"},
+        {"ACCELERATE_MIXED_PRECISION": "bf16", "MASTER_ADDR": "127.0.0.1"},
         {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "True"},
         {"WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "1", "MASTER_ADDR": "host"},
     ],

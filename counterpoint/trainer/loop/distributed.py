@@ -12,6 +12,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, gather_object
 
 from counterpoint.core.errors import ConfigError, CounterpointError, DataError, MethodError, RunError
+from counterpoint.launcher import TASKS, asked_for_several, started_processes
 from counterpoint.plugins.guard import ProcessExit
 
 __all__ = ["check_agreement", "check_count", "failures", "make_accelerator", "peers"]
@@ -22,12 +23,6 @@ _SHARDING = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
-}
-_TASKS = {
-    "SLURM_STEP_NUM_TASKS": "Slurm",
-    "OMPI_COMM_WORLD_SIZE": "MPI",
-    "PMI_SIZE": "MPI",
-    "MV2_COMM_WORLD_SIZE": "MPI",
 }
 _SEE = "see docs/distributed.md"
 
@@ -71,7 +66,7 @@ def check_count(known: int, environment: Mapping[str, str]) -> None:
         ...
     counterpoint.core.errors.RunError: 2 processes were started, and Accelerate knows of 1; on CPUs, set ...
     """
-    started = int(environment.get("WORLD_SIZE", known))
+    started = started_processes(environment, default=known)
     if started != known:
         raise RunError(
             f"{started} processes were started, and Accelerate knows of {known}; "
@@ -79,14 +74,14 @@ def check_count(known: int, environment: Mapping[str, str]) -> None:
         )
     if "WORLD_SIZE" in environment or known > 1:
         return
-    for variable, name in _TASKS.items():
+    for variable, name in TASKS.items():
         tasks = int(environment.get(variable, 1))
         if tasks > 1:
             raise RunError(
                 f"{name} started {tasks} tasks ({variable}), which are not connected: each would train a model of "
                 f"its own; start them with torchrun, or unset {variable} if each is a run of its own: {_SEE}"
             )
-    if {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= environment.keys():
+    if asked_for_several(environment):
         raise RunError(
             "`accelerate launch` was asked for more than one process and started one, as it does on CPUs; start them "
             f"with ACCELERATE_USE_CPU=true torchrun, or unset MASTER_ADDR if one is right: {_SEE}"
