@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from counterpoint.core.run.batch.runner.sources import digest, distribution_of, source_of, top_package, version_of
 from counterpoint.core.run.plan import Plan
+from counterpoint.core.run.training.sources import digest, distribution_of, source_of, top_package, version_of
 from counterpoint.trainer.config.run_config import RunConfig
 from counterpoint.trainer.data.dataset import DataModule
 from counterpoint.trainer.runs.data_record import examples_of

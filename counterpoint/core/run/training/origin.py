@@ -15,7 +15,7 @@ from counterpoint.core.declare.kinds import EVALUATION_WEIGHTS
 from counterpoint.core.errors import CheckpointError
 from counterpoint.core.plan.data import PlanData
 from counterpoint.core.plan.serialization import fingerprint
-from counterpoint.core.run.batch.runner.sources import digest, distribution_of, source_of, top_package, version_of
+from counterpoint.core.run.training.sources import digest, distribution_of, source_of, top_package, version_of
 
 __all__ = ["averages_in", "check_origin", "pack_origin"]
 
