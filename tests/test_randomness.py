@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import counterpoint as cp
@@ -67,16 +71,16 @@ PERMUTATION: list[int] = [8, 4, 5, 9, 3, 6, 7, 0, 2, 1]
 UNIFORM: list[float] = [0.4822656820038469, -0.4885007105023276, -0.7999147285458013]
 NORMAL: list[float] = [0.9093249346367764, 0.07569428092920988, -2.3162839865342058]
 INTEGERS: list[list[int]] = [[94, 741, 159], [255, 653, 100]]
-BETA: list[float] = [0.5340980177241539, 0.9851619954663138, 0.4493149736721963]
+BETA: list[float] = [0.9951306051931197, 0.0014883473592696185, 0.26462832038066925]
 CHOICES: list[int] = [2, 2, 0, 1, 0, 0, 1, 1, 2, 1, 0, 2]
 COINS: list[bool] = [False, False, True, True, True, True, True, True, False, True, True, False]
 IN_A_ROW: list[Any] = [[3, 0, 2, 1], 0.10004263572709937, 2, True]
 DRAWS: dict[str, list[Any]] = {
-    "mixup": [{"mixup": [0.912723578952817, [4, 0, 3, 1, 2]]}, {"mixup": [0.9988219597013535, [0, 2, 1, 4, 3]]}],
-    "cutmix": [{"cutmix": [[[9, 1, 11, 2]], [0, 4, 3, 2, 1]]}, {"cutmix": [[[5, 4, 12, 8]], [1, 4, 2, 3, 0]]}],
+    "mixup": [{"mixup": [0.7218079087232826, [4, 3, 1, 2, 0]]}, {"mixup": [0.9954755404415864, [2, 1, 3, 4, 0]]}],
+    "cutmix": [{"cutmix": [[[0, 0, 11, 5]], [2, 3, 4, 0, 1]]}, {"cutmix": [[[3, 0, 12, 4]], [4, 3, 1, 2, 0]]}],
     "each": [
-        {"each": [[[1, 5, 9, 8], [6, 5, 12, 8], [7, 3, 11, 5], [8, 5, 12, 8], [3, 4, 12, 8]], [1, 3, 2, 0, 4]]},
-        {"each": [[[6, 1, 12, 6], [6, 6, 11, 8], [0, 0, 5, 5], [0, 0, 5, 6], [1, 1, 6, 4]], [1, 3, 0, 2, 4]]},
+        {"each": [[[1, 1, 12, 8], [0, 2, 5, 7], [0, 0, 7, 4], [1, 4, 8, 8], [0, 0, 8, 3]], [2, 0, 3, 4, 1]]},
+        {"each": [[[0, 3, 4, 8], [0, 2, 4, 6], [1, 2, 10, 8], [0, 3, 4, 8], [4, 1, 7, 3]], [2, 1, 4, 0, 3]]},
     ],
     "cutout": [
         {"cutout": [[[0, 4, 2, 8]], [[0, 2, 4, 6]], [[6, 1, 10, 5]], [[0, 1, 4, 5]], [[2, 5, 6, 8]]]},
@@ -85,8 +89,8 @@ DRAWS: dict[str, list[Any]] = {
     "holes": [{"holes": [[[0, 2, 4, 6], [0, 1, 4, 5]]]}, {"holes": [[[0, 5, 2, 8], [7, 1, 11, 5]]]}],
     "label_smoothing": [{}, {}],
     "one_of": [
-        {"one_of": "one_of.mixup", "one_of.mixup": [0.10784733189748141, [0, 4, 2, 3, 1]]},
-        {"one_of": "one_of.mixup", "one_of.mixup": [0.011553917502025973, [0, 3, 1, 2, 4]]},
+        {"one_of": "one_of.mixup", "one_of.mixup": [0.6816654087047541, [2, 4, 3, 0, 1]]},
+        {"one_of": "one_of.mixup", "one_of.mixup": [0.149199854532322, [0, 1, 2, 4, 3]]},
     ],
 }
 
@@ -342,3 +346,82 @@ def test_generators_in_use_at_once_do_not_meet() -> None:
     alone = [Rng(1, name).uniform(size=(4,)).tolist() for name in ("one", "other")]
     mixed = [[float(rng.uniform()) for rng in (one, other)] for _ in range(4)]
     assert [list(numbers) for numbers in zip(*mixed, strict=True)] == alone
+
+
+@pytest.mark.parametrize("drawn", [0, 1])
+def test_a_copy_draws_the_same_numbers_and_keeps_its_generator(drawn: int) -> None:
+    rng = Rng(5, "copied")
+    rng.uniform(size=(drawn,))
+    wanted = copy.deepcopy(rng).uniform(size=(8,)).tolist()
+    copied = copy.copy(rng)
+    assert rng.uniform(size=(8,)).tolist() == wanted
+    del rng
+    others = [Rng(5, "other", step) for step in range(20)]
+    assert [float(other.uniform()) for other in others] == [float(Rng(5, "other", step).uniform()) for step in range(20)]
+    assert copied.uniform(size=(8,)).tolist() == wanted
+
+
+MAGNITUDES = st.floats(-323.0, 308.0).map(lambda exponent: 10.0**exponent)
+PARAMETERS = MAGNITUDES | st.floats(0.0, exclude_min=True) | st.sampled_from([5e-324, 1e-300, 1.0, 1.7e308, math.inf])
+
+
+class TestBetaNumbers:
+    """Beta numbers are finite and of the right mean for parameters of every magnitude."""
+
+    @given(PARAMETERS, PARAMETERS, st.integers(0, 2**64))
+    @example(5e-324, 5e-324, 0)  # their sum, times a uniform number, is rounded to one of three numbers
+    @example(1.7e308, 1.7e308, 0)  # their sum is infinite
+    @example(math.inf, math.inf, 0)
+    @example(1e-103, 3e-103, 0)
+    def test_lie_between_0_and_1_around_their_mean(self, a: float, b: float, step: int) -> None:
+        drawn = Rng(17, "beta", step).beta(a, b, (2, 2000))
+        assert drawn.shape == (2, 2000)
+        assert drawn.dtype == torch.float64
+        assert bool(((drawn >= 0) & (drawn <= 1)).all())  # NaN is neither
+        low, high = (min(max(value, 1e-300), 1e300) for value in (a, b))
+        # Hoeffding: a mean of 4,000 numbers from 0 to 1 is farther off once in 10 ** 12 samples.
+        assert abs(float(drawn.mean()) - low / (low + high)) < 0.06
+
+    @given(PARAMETERS, st.integers(0, 1000), st.lists(st.integers(0, 4), max_size=3))
+    def test_depend_on_the_key_alone(self, alpha: float, step: int, size: list[int]) -> None:
+        wanted = Rng(17, "beta", step).beta(alpha, alpha, size)
+        assert wanted.shape == tuple(size)
+        used = Rng(1, "used")
+        used.beta(0.3, 2.0, (7,))
+        del used
+        assert Rng(17, "beta", step).beta(alpha, alpha, size).tolist() == wanted.tolist()
+
+    def test_are_those_of_numpy(self) -> None:
+        for a, b in ((0.2, 0.2), (0.5, 3.0), (4.0, 2.5)):
+            rng = Rng(17, "golden")
+            generator = np.random.Generator(np.random.Philox())
+            generator.bit_generator.state = rng._numbers.bit_generator.state
+            assert rng.beta(a, b, (5,)).tolist() == generator.beta(a, b, 5).tolist()
+
+    @pytest.mark.parametrize(("alpha", "ends"), [(1e-300, {0.0, 1.0}), (1e300, {0.5})])
+    def test_extreme_parameters_give_exact_numbers(self, alpha: float, ends: set[float]) -> None:
+        assert set(Rng(17, "exact").beta(alpha, alpha, (100,)).tolist()) == ends
+
+    @pytest.mark.kind("20")
+    @pytest.mark.parametrize("wrong", [0, 0.0, -1, -math.inf, math.nan, "1", None, True, 1j])
+    def test_other_parameters_are_refused_by_name(self, wrong: Any) -> None:
+        with pytest.raises(cp.ArgumentError, match="^a is "):
+            Rng(17, "beta").beta(wrong, 1.0)
+        with pytest.raises(cp.ArgumentError, match="^b is "):
+            Rng(17, "beta").beta(1.0, wrong)
+
+
+@pytest.mark.parametrize("alpha", [5e-324, 1e-300, 1e-9])
+def test_a_tiny_alpha_keeps_each_sample_or_gives_its_partner(alpha: float) -> None:
+    """Shares of exactly 0 and 1 leave no trace of the other sample."""
+    plan, x, y = plan_for([MixUp(alpha=alpha)]), images(5), targets(5)
+    kept = 0
+    for step in range(12):
+        edited, mixed = plan(x, y, step=step)
+        perm = plan.draws(step, BatchSpec(5, tuple(x.shape[1:]), 4))["mixup"].perm
+        sources = torch.arange(5) if bits(edited) == bits(x) else perm
+        kept += bits(edited) == bits(x)
+        assert bits(edited) == bits(x[sources])
+        assert mixed.argmax(1).tolist() == y[sources].tolist()
+        assert set(mixed.unique().tolist()) == {0.0, 1.0}
+    assert 0 < kept < 12

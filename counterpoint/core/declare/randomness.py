@@ -7,6 +7,7 @@ the step number alone. No global generator is used.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections import deque
 from collections.abc import Sequence
@@ -15,14 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from counterpoint.core.arguments import instance, whole_number
+from counterpoint.core.arguments import instance, real_number, shown, whole_number
+from counterpoint.core.errors import ArgumentError
 
 __all__ = ["Rng"]
-
-_TINY = np.finfo(np.float64).tiny
-_SMALLEST_SHAPE = 1e-300
-"""Below it logarithms of Gamma numbers overflow, and every Beta number is 0 or 1 long before."""
-
 
 _FREE: deque[np.random.Generator] = deque(maxlen=16)
 """Generators for reuse: a new one asks the system for entropy, which a key makes useless."""
@@ -63,6 +60,10 @@ class Rng:
     def __del__(self) -> None:
         if self._made is not None:
             _FREE.append(self._made)
+
+    def __copy__(self) -> Rng:
+        # A copy has a generator of its own: a freed one is used again.
+        return copy.deepcopy(self)
 
     @property
     def _numbers(self) -> np.random.Generator:
@@ -107,18 +108,21 @@ class Rng:
         return bool(self._numbers.random() < p)
 
     def beta(self, a: float, b: float, size: Sequence[int] = ()) -> Tensor:
-        """Draw float64 numbers from Beta(a, b), of shape ``size``; ``a`` and ``b`` are positive.
+        """Draw float64 numbers from Beta(a, b), of shape ``size``, with NumPy's ``Generator.beta``.
 
-        A Beta number is the logistic function of the difference of two log-Gamma numbers. Gamma(a) is taken as Gamma(a
-        + 1) * U ** (1 / a) in log space. This is right down to tiny ``a``, where Gamma numbers underflow and the plain
-        quotient would be 0 / 0 (Marsaglia and Tsang, ACM TOMS 2000, https://doi.org/10.1145/358407.358414, section 6).
+        ``a`` and ``b`` are positive; below 1e-300 they count as 1e-300, and above 1e300 as 1e300. A number that is
+        closer to 0 or 1 than float64 can hold is exactly 0 or 1. No number is NaN. Raises ``ArgumentError`` for
+        parameters that are NaN, zero or negative.
 
-        >>> Rng(17, "beta").beta(1e-6, 1e-6, (4,))
-        tensor([1., 0., 0., 0.], dtype=torch.float64)
+        >>> Rng(17, "edge").beta(1e-6, 1e-6, (4,))
+        tensor([0., 1., 1., 0.], dtype=torch.float64)
         """
-        difference = self._log_gamma(a, tuple(size)) - self._log_gamma(b, tuple(size))
-        return torch.sigmoid(torch.as_tensor(difference, dtype=torch.float64))
+        return torch.as_tensor(self._numbers.beta(_beta_parameter("a", a), _beta_parameter("b", b), tuple(size)))
 
-    def _log_gamma(self, shape: float, size: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-        boost = np.log(np.maximum(self._numbers.random(size), _TINY)) / max(shape, _SMALLEST_SHAPE)
-        return np.asarray(np.log(self._numbers.standard_gamma(shape + 1.0, size)) + boost)
+
+def _beta_parameter(name: str, value: float) -> float:
+    """Return a parameter within the bounds in which the sum of two is neither rounded away nor infinite."""
+    number = real_number(name, value)
+    if number <= 0:
+        raise ArgumentError(f"{name} is {shown(value)}; it is a positive number, such as 0.2")
+    return min(max(number, 1e-300), 1e300)
