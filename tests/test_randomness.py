@@ -357,7 +357,9 @@ def test_a_copy_draws_the_same_numbers_and_keeps_its_generator(drawn: int) -> No
     assert rng.uniform(size=(8,)).tolist() == wanted
     del rng
     others = [Rng(5, "other", step) for step in range(20)]
-    assert [float(other.uniform()) for other in others] == [float(Rng(5, "other", step).uniform()) for step in range(20)]
+    assert [float(other.uniform()) for other in others] == [
+        float(Rng(5, "other", step).uniform()) for step in range(20)
+    ]
     assert copied.uniform(size=(8,)).tolist() == wanted
 
 
@@ -405,9 +407,9 @@ class TestBetaNumbers:
     @pytest.mark.kind("20")
     @pytest.mark.parametrize("wrong", [0, 0.0, -1, -math.inf, math.nan, "1", None, True, 1j])
     def test_other_parameters_are_refused_by_name(self, wrong: Any) -> None:
-        with pytest.raises(cp.ArgumentError, match="^a is "):
+        with pytest.raises(cp.ArgumentError, match=r"^a is "):
             Rng(17, "beta").beta(wrong, 1.0)
-        with pytest.raises(cp.ArgumentError, match="^b is "):
+        with pytest.raises(cp.ArgumentError, match=r"^b is "):
             Rng(17, "beta").beta(1.0, wrong)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.tensors.buffers import LARGE, Recycler
+from counterpoint.core.tensors import buffers
+from counterpoint.core.tensors.buffers import LARGE, BufferPool
 from tests.algorithms.batches import images, plan_for, targets
 
 pytestmark = pytest.mark.kind("30")
@@ -92,9 +95,9 @@ def forms(draw: st.DrawFn) -> Tensor:
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(forms(), st.booleans()), min_size=2, max_size=8))
 def test_every_tensor_has_memory_of_its_own_that_is_large_enough(wanted: list[tuple[Tensor, bool]]) -> None:
-    recycler, held = Recycler(), []
+    pool, held = BufferPool(), []
     for number, (form, keep) in enumerate(wanted):
-        made = recycler.empty_like(form)
+        made = pool.empty_like(form)
         assert (made.shape, made.dtype) == (form.shape, form.dtype)
         assert made.untyped_storage().nbytes() >= form.numel() * form.element_size()
         made.fill_(number)
@@ -105,14 +108,14 @@ def test_every_tensor_has_memory_of_its_own_that_is_large_enough(wanted: list[tu
 
 
 def test_memory_that_autograd_saved_is_not_lent_again() -> None:
-    recycler, form = Recycler(), torch.empty(LARGE, dtype=torch.float32, device="meta")
+    pool, form = BufferPool(), torch.empty(LARGE, dtype=torch.float32, device="meta")
     weight = torch.tensor(2.0, requires_grad=True)
-    saved = recycler.empty_like(form).fill_(3.0)
+    saved = pool.empty_like(form).fill_(3.0)
     loss = (weight * saved).sum()
     place = saved.data_ptr()
     del saved
     for _ in range(4):
-        other = recycler.empty_like(form)
+        other = pool.empty_like(form)
         assert other.data_ptr() != place
         other.zero_()
     loss.backward()
@@ -120,11 +123,117 @@ def test_memory_that_autograd_saved_is_not_lent_again() -> None:
     assert weight.grad.item() == 3.0 * LARGE
 
 
+@pytest.fixture
+def allocated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes in bytes of the buffers that are allocated during the test."""
+    sizes: list[int] = []
+    allocate = buffers._allocated
+
+    def counted(size: int) -> Any:
+        sizes.append(size)
+        return allocate(size)
+
+    monkeypatch.setattr(buffers, "_allocated", counted)
+    return sizes
+
+
+def form_of(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8, device="meta")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("held", [0, 1])
+def test_sizes_that_alternate_are_allocated_once_each(allocated: list[int], count: int, held: int) -> None:
+    """With ``held``, a step makes its tensor while that of the step before is still in use."""
+    pool, sizes, in_use = BufferPool(), [LARGE + number for number in range(count)], deque[Tensor](maxlen=held)
+    for step in range(50):
+        in_use.append(pool.empty_like(form_of(sizes[step % count])))
+    assert sorted(allocated) == (sizes if count > 1 or not held else [LARGE, LARGE])
+
+
+def test_a_step_of_two_sizes_allocates_two_of_each_while_the_last_results_are_in_use(allocated: list[int]) -> None:
+    pool, results = BufferPool(), list[Tensor]()
+    for _ in range(50):
+        results = [pool.empty_like(form_of(size)) for size in (LARGE, 2 * LARGE)]
+    assert sorted(allocated) == [LARGE, LARGE, 2 * LARGE, 2 * LARGE]
+    assert [result.nbytes for result in results] == [LARGE, 2 * LARGE]
+
+
+def test_the_pool_of_the_process_serves_two_batch_sizes(allocated: list[int]) -> None:
+    plan = plan_for(["mixup"], contract="off")
+    for step in range(20):
+        size = 8 - step % 2
+        plan(torch.zeros(size, 3, 128, 128), targets(size), step=step)
+    assert all(allocated.count(size) <= 1 for size in allocated)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3)), max_size=60))
+def test_freed_memory_is_bounded_and_no_tensor_shares_memory(requests: list[tuple[int, int]]) -> None:
+    """Each request is a size, and how many of the oldest tensors are freed before it."""
+    pool, in_use = BufferPool(), deque[Tensor]()
+    for size, freed in requests:
+        for _ in range(min(freed, len(in_use))):
+            in_use.popleft()
+        assert len(pool._free) <= 4
+        in_use.append(pool.empty_like(form_of(LARGE + size)))
+        lent = {tensor.data_ptr() for tensor in in_use}
+        assert len(lent) == len(in_use)
+        assert lent.isdisjoint(buffer.memory.ctypes.data for buffer in pool._free)
+
+
+def test_a_buffer_of_a_size_that_is_no_longer_used_is_given_back() -> None:
+    pool = BufferPool()
+    old = pool.empty_like(form_of(2 * LARGE)), pool.empty_like(form_of(LARGE))
+    del old
+    for request in range(1, 70):
+        pool.empty_like(form_of(LARGE))
+        kept = sorted(buffer.memory.size for buffer in pool._free)
+        assert kept == ([LARGE, 2 * LARGE] if request < 64 else [LARGE])
+
+
+def test_a_buffer_that_is_used_again_starts_over() -> None:
+    pool = BufferPool()
+    for request in range(300):
+        pool.empty_like(form_of(2 * LARGE if request % 63 == 0 else LARGE))
+        assert [buffer.memory.size for buffer in pool._free].count(2 * LARGE) == 1
+
+
+def test_the_buffer_that_was_freed_last_is_used_first() -> None:
+    pool = BufferPool()
+    first, other, second = (pool.empty_like(form_of(size)) for size in (LARGE, 2 * LARGE, LARGE))
+    place = second.data_ptr()
+    del first, second, other
+    made = pool.empty_like(form_of(LARGE))
+    assert made.data_ptr() == place
+    assert [buffer.memory.size for buffer in pool._free] == [LARGE, 2 * LARGE]
+
+
+def test_threads_share_a_pool() -> None:
+    """Each thread finds the values that it wrote, whichever thread frees a tensor."""
+    pool, passed, wrong = BufferPool(), deque[Tensor](maxlen=3), list[int]()
+
+    def work(number: int) -> None:
+        for step in range(60):
+            made = pool.empty_like(form_of(LARGE + step % 2))
+            made[::4096] = number
+            passed.append(pool.empty_like(form_of(LARGE + step % 3)))
+            if not bool((made[::4096] == number).all()):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len(pool._free) <= 4
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 300, 300), (4, 8, 128, 129)])
 def test_a_form_that_is_laid_out_otherwise_keeps_its_layout(shape: tuple[int, ...]) -> None:
-    recycler = Recycler()
+    pool = BufferPool()
     for given_form in (torch.empty(shape), torch.empty(shape).to(memory_format=torch.channels_last)):
-        made = recycler.empty_like(given_form)
+        made = pool.empty_like(given_form)
         assert made.stride() == torch.empty_like(given_form).stride()
 
 
