@@ -13,9 +13,10 @@ from packaging.requirements import Requirement
 
 from counterpoint.integrations.lightning import compat as lightning
 from counterpoint.integrations.transformers import compat as transformers
+from counterpoint.trainer.loop import compat as accelerate
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIED = {"lightning": lightning.TRIED, "transformers": transformers.TRIED}
+TRIED = {"accelerate": accelerate.TRIED, "lightning": lightning.TRIED, "transformers": transformers.TRIED}
 ROOM = ROOT / "counterpoint" / "integrations"
 OWN = {"_trainer", "_resumed", "_restore", "_begin_training", "_spans", "_parts", "_replace"}
 """Private names that one class of Counterpoint's uses of another in its own file, and that of named tuples."""
@@ -23,8 +24,10 @@ OWN = {"_trainer", "_resumed", "_restore", "_begin_training", "_spans", "_parts"
 
 @pytest.mark.parametrize("library", TRIED)
 def test_it_was_tried_on_the_lowest_release_and_on_the_pinned_one(library: str) -> None:
-    lowest, pinned = TRIED[library]
-    (wanted,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][library]
+    lowest, pinned = TRIED[library][0], TRIED[library][-1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    required = [*project["dependencies"], *project["optional-dependencies"].get(library, ())]
+    wanted = next(each for each in required if Requirement(each).name == library)
     bound = next(part.version for part in Requirement(wanted).specifier if part.operator == ">=")
     assert f"{lowest}.".startswith(f"{bound}.")
     assert re.search(rf"^{library}==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[1] == pinned  # type: ignore[index]

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin, gather_object
 
 from counterpoint.core.errors import ConfigError, CounterpointError, DataError, MethodError, RunError
 from counterpoint.launcher import TASKS, asked_for_several, started_processes
 from counterpoint.plugins.guard import ProcessExit
+from counterpoint.trainer.loop.compat import reset_precision
 
 __all__ = ["check_agreement", "check_count", "failures", "make_accelerator", "peers"]
 
@@ -39,10 +39,8 @@ def make_accelerator(precision: str) -> Accelerator:
                 f"{variable} asks for {name}, which would split the model among the processes, and the trainer gives "
                 f"each the whole model; start without it, or shard the model in a loop of your own, with Engine: {_SEE}"
             )
-    # Accelerate keeps the precision of the first accelerator of a process; another trainer may have had another.
-    if AcceleratorState._shared_state.get("_mixed_precision") not in (None, _PRECISIONS[precision]):
-        AcceleratorState._reset_state()
     try:
+        reset_precision(_PRECISIONS[precision])  # another trainer of this process may have had another
         accelerator = Accelerator(
             mixed_precision=_PRECISIONS[precision],
             # The trainer splits batches itself; given so, Accelerate divides no loss, whatever its variables say.
