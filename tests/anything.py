@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import counterpoint as cp
+from counterpoint import DENSE, IMAGE
 from counterpoint.algorithms import EMA, MixUp
-from counterpoint.core.declare.kinds import DENSE, IMAGE
 
 __all__ = ["anything", "objects"]
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import counterpoint as cp
 import counterpoint.losses
-from counterpoint.core.declare.kinds import SMOOTHING
+from counterpoint import SMOOTHING
 from tests.anything import anything, objects
 
 

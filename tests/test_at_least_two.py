@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import counterpoint as cp
+from counterpoint import IMAGES
 from counterpoint.algorithms import CutMix, MixUp
 from counterpoint.core.check.commutation import edits_commute
-from counterpoint.core.declare.kinds import IMAGES
 from counterpoint.losses import resolve_loss
 
 FACTS: dict[str, Any] = {"task": "multiclass", "num_classes": 5}

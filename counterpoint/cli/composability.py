@@ -89,7 +89,7 @@ def _inputs(*methods: Algorithm[Any]) -> str:
     return taken[0] if taken else IMAGE.name
 
 
-class Verdict(NamedTuple):
+class Fit(NamedTuple):
     """What the checker says of two methods in one list: a sign for a table, and words."""
 
     sign: str
@@ -126,18 +126,18 @@ def _second(other: Algorithm[Any], method: Algorithm[Any]) -> Algorithm[Any]:
     return type(other).model_validate({**dict(other), "id": f"{other.name}_2"})
 
 
-def _verdict(one: Algorithm[Any], other: Algorithm[Any]) -> Verdict:
+def _verdict(one: Algorithm[Any], other: Algorithm[Any]) -> Fit:
     inputs = _inputs(one, other)
     try:
         pairs = [pair for listed in ([one, other], [other, one]) for pair in _plan(listed, inputs=inputs).pairs]
     except CompositionError as error:
         faults = [f"refused, `{fault.code}`: {fault.message}. Fix: {fault.fix}" for fault in error.faults]
-        return Verdict("x", "; ".join(faults))
+        return Fit("x", "; ".join(faults))
     if not pairs:
-        return Verdict(".", "fits: they act at different moments")
+        return Fit(".", "fits: they act at different moments")
     if pairs[0].rule == "commuting":
-        return Verdict("=", "fits: they commute, so both lists give one plan")
+        return Fit("=", "fits: they commute, so both lists give one plan")
     if pairs[0].outcome == "as listed":
-        return Verdict("L", f"fits, in the order of the list: {pairs[0].reason}")
+        return Fit("L", f"fits, in the order of the list: {pairs[0].reason}")
     sign = "<" if pairs[0].first.partition(".")[0] == one.identity else ">"
-    return Verdict(sign, f"fits: `{pairs[0].first}` first, by the rule {pairs[0].rule} ({pairs[0].reason})")
+    return Fit(sign, f"fits: `{pairs[0].first}` first, by the rule {pairs[0].rule} ({pairs[0].reason})")

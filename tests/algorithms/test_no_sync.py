@@ -22,8 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import counterpoint as cp
+from counterpoint import IMAGES
 from counterpoint.algorithms.trivial_augment import OPERATIONS
-from counterpoint.core.declare.kinds import IMAGES
 from counterpoint.core.run.batch.calls import Call, bound_edits, map_draws
 from counterpoint.core.run.batch.runner import run_calls
 from counterpoint.core.run.batch.validation import check_batch

@@ -11,10 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from counterpoint import DENSE, UNIT
 from counterpoint.algorithms import CutMix, CutOut, LabelSmoothing, MixUp, OneOf
 from counterpoint.core import Algorithm, Batch, Rng
 from counterpoint.core.check.commutation import commute
-from counterpoint.core.declare.kinds import DENSE, UNIT
 from tests.algorithms.batches import SHAPE, bits, dense, plan_for, targets
 from tests.algorithms.cases import CASES, EditCase
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from counterpoint import ConfigError
 from counterpoint.cli import main
-from counterpoint.core.errors import ConfigError
 from counterpoint.plugins import ALGORITHMS, LOSSES, MODELS
 from counterpoint.trainer.config.components import ROLES
 from counterpoint.trainer.config.yaml import read_config

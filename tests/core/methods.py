@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 import counterpoint as cp
+from counterpoint import UnknownNameError
 from counterpoint.core import Facts, Terms, compose
 from counterpoint.core.declare.kinds import TASKS
-from counterpoint.core.errors import UnknownNameError
 from counterpoint.core.plan.schedule import Clock
 
 

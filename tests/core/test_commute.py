@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import counterpoint as cp
+from counterpoint import UNIT, Axis
 from counterpoint.core import Edit, Form
 from counterpoint.core.check.commutation import commute, edits_commute
 from counterpoint.core.declare.effects import TransformEffect
-from counterpoint.core.declare.kinds import UNIT, Axis
 
 AXES = {Axis.SAMPLE: 0, Axis.CHANNEL: 1, Axis.POSITION: 2}
 MAPS: dict[Form, Callable[[Tensor, int], Tensor]] = {

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import counterpoint as cp
+from counterpoint import Rng
 from counterpoint.core.declare.kinds import INPUT_KINDS
-from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.run.batch.calls import map_draws
 from tests.algorithms.batches import bits, images, targets
 from tests.algorithms.cases import CASES, EditCase

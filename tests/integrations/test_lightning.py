@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import counterpoint as cp
-from counterpoint.core.errors import CheckpointError, DataError
+from counterpoint import CheckpointError, DataError
 from counterpoint.integrations.fields import Fields
 from counterpoint.integrations.lightning import CounterpointCallback
 from tests.integrations import recipe

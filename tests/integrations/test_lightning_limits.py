@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.errors import RunError
+from counterpoint import RunError
 from counterpoint.integrations.lightning import CounterpointCallback
 from tests.integrations import recipe
 from tests.integrations.lit import QUIET, Module, compose, loader, make_trainer

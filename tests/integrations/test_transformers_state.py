@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 
 import counterpoint as cp
-from counterpoint.core.errors import CheckpointError
+from counterpoint import CheckpointError
 from counterpoint.integrations.state_file import STATE_FILE
 from tests.integrations import hf, recipe
 

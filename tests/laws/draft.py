@@ -6,8 +6,8 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
+from counterpoint import Claim, Kind
 from counterpoint.core import Algorithm
-from counterpoint.core.declare.kinds import Claim, Kind
 from tests.laws.case import Small
 
 __all__ = ["Draft", "altered", "claims_of", "clash", "leaves"]

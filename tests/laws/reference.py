@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import counterpoint as cp
-from counterpoint.core.declare.kinds import Field
+from counterpoint import Field
 from counterpoint.core.run.dice import Dice
 from tests.algorithms.cases import Array, Pair, naive_cutmix, naive_mixup, naive_normalizing, naive_smoothing
 from tests.laws.case import CLASSES, Composition

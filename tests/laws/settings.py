@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from torch import nn
 
 import counterpoint as cp
-from counterpoint.core.declare.kinds import Kind
+from counterpoint import Kind
 from counterpoint.losses import resolve_loss
 from counterpoint.plugins import ALGORITHMS, LOSSES
 from tests.laws.case import CLASSES

@@ -13,8 +13,9 @@ import pydantic
 import torch
 from hypothesis import strategies as st
 
+from counterpoint import DENSE, INDEX
 from counterpoint.core import Algorithm
-from counterpoint.core.declare.kinds import DENSE, INDEX, INPUT_KINDS, TASKS
+from counterpoint.core.declare.kinds import INPUT_KINDS, TASKS
 from counterpoint.losses import resolve_loss
 from counterpoint.losses.outputs import LOG_PROBABILITIES
 from tests.laws.case import CLASSES, Composition

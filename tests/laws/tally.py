@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from counterpoint.core.declare.kinds import DENSE, INDEX
+from counterpoint import DENSE, INDEX
 from tests.laws.case import Composition
 from tests.laws.draft import leaves
 from tests.laws.settings import accepted_by

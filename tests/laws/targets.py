@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import counterpoint as cp
-from counterpoint.core.declare.kinds import DENSE, Axis, Field
+from counterpoint import DENSE, Axis, Field
 from tests.laws.case import CLASSES, HEIGHT, STEPS, WIDTH, Composition, Edited, Through
 from tests.laws.draft import altered, leaves
 from tests.laws.reference import as_rows, expected_batch

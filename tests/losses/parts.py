@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from counterpoint.core.declare.loss import LossSpec
+from counterpoint import LossSpec
 from counterpoint.losses import resolve_loss
 
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterpoint.core.declare.kinds import MULTI_HOT
-from counterpoint.core.errors import ConfigError, DataError
+from counterpoint import MULTI_HOT, ConfigError, DataError
 from counterpoint.losses import binary_cross_entropy, binary_cross_entropy_with_logits
 from tests.losses.parts import known
 

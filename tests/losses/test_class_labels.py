@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 import counterpoint.functional as CF
-from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT, REAL, Field
+from counterpoint import DENSE, INDEX, MULTI_HOT, REAL, Field
 from counterpoint.losses import (
     BinaryFocalLoss,
     ThresholdedBCEWithLogitsLoss,

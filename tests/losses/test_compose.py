@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import counterpoint as cp
+from counterpoint import DENSE
 from counterpoint.core import Terms
-from counterpoint.core.declare.kinds import DENSE
 from counterpoint.losses import FocalLoss
 
 CLASSES = {"task": "multiclass", "num_classes": 4, "inputs": "features"}

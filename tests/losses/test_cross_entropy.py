@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.declare.kinds import DENSE, INDEX, SMOOTHING
-from counterpoint.core.errors import ConfigError, DataError
+from counterpoint import DENSE, INDEX, SMOOTHING, ConfigError, DataError
 from counterpoint.losses.cross_entropy import cross_entropy, dense_cross_entropy
 from tests.losses import naive
 from tests.losses.parts import known, value_and_gradient

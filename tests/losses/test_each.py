@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterpoint.core.declare.loss import LossSpec
-from counterpoint.core.errors import DataError
+from counterpoint import DataError, LossSpec
 from counterpoint.losses import BinaryCrossEntropy, BinaryFocalLoss, FocalLoss, resolve_loss
 from counterpoint.plugins import registry
 from tests.losses import naive

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT
-from counterpoint.core.errors import ConfigError, DataError
+from counterpoint import DENSE, INDEX, MULTI_HOT, ConfigError, DataError
 from counterpoint.losses import BinaryFocalLoss, FocalLoss, binary_focal_loss, dense_cross_entropy, focal_loss
 from tests.losses import naive
 from tests.losses.parts import assert_parts_add_up, known, value_and_gradient

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterpoint.core.declare.kinds import DENSE
-from counterpoint.core.errors import ConfigError, DataError
+from counterpoint import DENSE, ConfigError, DataError
 from counterpoint.losses import kl_divergence
 from tests.losses import naive
 from tests.losses.parts import assert_parts_add_up, known, value_and_gradient

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from counterpoint.core.declare.kinds import DENSE, INDEX
-from counterpoint.core.errors import ConfigError, DataError
+from counterpoint import DENSE, INDEX, ConfigError, DataError
 from counterpoint.losses import dense_nll
 from counterpoint.losses.nll import nll
 from tests.losses import naive

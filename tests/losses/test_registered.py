@@ -5,8 +5,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import nn
 
-from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT, REAL
-from counterpoint.core.declare.loss import LossSpec
+from counterpoint import DENSE, INDEX, MULTI_HOT, REAL, LossSpec
 from counterpoint.losses import (
     BinaryCrossEntropy,
     BinaryFocal,

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterpoint.core.declare.kinds import REAL
-from counterpoint.core.errors import ConfigError, DataError
+from counterpoint import REAL, ConfigError, DataError
 from counterpoint.losses import absolute_error, squared_error
 from tests.losses.parts import known, value_and_gradient
 

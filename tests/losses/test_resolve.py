@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import counterpoint.losses
-from counterpoint.core.declare.kinds import DENSE, IMAGE, INDEX, MULTI_HOT, REAL, SMOOTHING, Field, Kind
-from counterpoint.core.declare.loss import LossSpec
-from counterpoint.core.errors import ConfigError
+from counterpoint import DENSE, IMAGE, INDEX, MULTI_HOT, REAL, SMOOTHING, ConfigError, Field, Kind, LossSpec
 from counterpoint.losses import BinaryFocalLoss, FocalLoss, binary_focal_loss, focal_loss, resolve_loss
 from counterpoint.losses.cross_entropy import cross_entropy
 from counterpoint.losses.known import KnownLoss

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 
 import counterpoint as cp
-from counterpoint.core.errors import BrokenPluginError, DuplicateNameError, PluginError, UnknownNameError
+from counterpoint import BrokenPluginError, DuplicateNameError, PluginError, UnknownNameError
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Entry, Registry, check, entries
 
 GROUP = "counterpoint.algorithms"
 SETTINGS = "from pydantic import BaseModel\nclass Thing(BaseModel):\n    def build(self):\n        return 1\n"
 METHOD = """
-from counterpoint.core.declare.algorithm import Algorithm
-from counterpoint.core.declare.decorators import transform
-from counterpoint.core.declare.effects import Law
-from counterpoint.core.declare.kinds import CONTINUOUS
+from counterpoint import Algorithm
+from counterpoint import transform
+from counterpoint import Law
+from counterpoint import CONTINUOUS
 
 class Grey(Algorithm, name="grey"):
     @transform(inputs=CONTINUOUS, law=Law.RECOLOR)

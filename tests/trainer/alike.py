@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import counterpoint as cp
+from counterpoint import CONTINUOUS, MIXABLE, MIXING
 from counterpoint.algorithms.mixup import mix
-from counterpoint.core.declare.kinds import CONTINUOUS, MIXABLE, MIXING
 from tests.trainer.support import blobs
 
 SIZE, CLASSES, SHAPE = 96, 5, (6,)

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 import counterpoint as cp
+from counterpoint import Engine
 from counterpoint.algorithms import averaging
-from counterpoint.core.run.training.engine import Engine
 from counterpoint.trainer.loop.loop import Loop
 from counterpoint.trainer.loop.metrics import EvaluationMetrics
 from counterpoint.trainer.loop.nonfinite import LossWatch, describe_draws

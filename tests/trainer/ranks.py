@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import counterpoint as cp
-from counterpoint.core.errors import CounterpointError
+from counterpoint import CounterpointError
 from counterpoint.trainer import DataSpec
 from counterpoint.trainer.loop.loop import Loop
 from counterpoint.trainer.loop.nonfinite import describe_draws

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import counterpoint as cp
+from counterpoint import BYTES, UNIT, ConfigError
 from counterpoint.algorithms import Normalize
 from counterpoint.cli import main
-from counterpoint.core.declare.kinds import BYTES, UNIT
-from counterpoint.core.errors import ConfigError
 from counterpoint.trainer import DataSpec
 from tests.trainer.support import assert_equal, write_images
 

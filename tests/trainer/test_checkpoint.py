@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from counterpoint.core.errors import CheckpointError
+from counterpoint import CheckpointError
 from counterpoint.trainer.runs import checkpoint as module
 from counterpoint.trainer.runs.checkpoint import (
     Checkpoint,

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from counterpoint import ConfigError, Duration
 from counterpoint.algorithms import EMA, CutMix, MixUp, OneOf
-from counterpoint.core.declare.durations import Duration
-from counterpoint.core.errors import ConfigError
 from counterpoint.losses import CrossEntropy, MeanSquaredError
 from counterpoint.trainer.component_config import ComponentConfig
 from counterpoint.trainer.config.run_config import RunConfig

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import counterpoint as cp
-from counterpoint.core.errors import CheckpointError, RunDirectoryError
+from counterpoint import CheckpointError, RunDirectoryError
 from counterpoint.trainer.runs.exported_weights import read_model, write_model
 from counterpoint.trainer.runs.history import Mark
 from counterpoint.trainer.runs.integrity import (

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
 import counterpoint as cp
-from counterpoint.core.declare.randomness import Rng
-from counterpoint.core.errors import DataError
+from counterpoint import DataError, Rng
 from counterpoint.trainer.data import Digits, ImageFolder
 from counterpoint.trainer.data.dataset import DataSpec, RandomDataset
 from counterpoint.trainer.data.image_crops import centre_box, random_box

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 import counterpoint as cp
+from counterpoint import CheckpointError, RunError
 from counterpoint.cli import main
-from counterpoint.core.errors import CheckpointError, RunError
 from counterpoint.trainer.config.yaml import dump_config
 from counterpoint.trainer.runs import checkpoint as module
 from counterpoint.trainer.runs.checkpoint import latest_checkpoint, list_checkpoints

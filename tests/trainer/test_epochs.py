@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 import counterpoint as cp
+from counterpoint import Rng, RunError
 from counterpoint.cli import main
-from counterpoint.core.declare.randomness import Rng
-from counterpoint.core.errors import RunError
 from counterpoint.trainer.config.yaml import dump_config
 from counterpoint.trainer.data.sampler import EpochSampler
 from counterpoint.trainer.loop.loop import Loop

@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from counterpoint.core.errors import DataError
+from counterpoint import DataError
 from counterpoint.trainer.data import ImageFolder
 from counterpoint.trainer.data.image_classes import list_classes
 from counterpoint.trainer.data.image_files import Reading, _laid_over, find_broken, formats, open_image

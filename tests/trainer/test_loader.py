@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import counterpoint as cp
-from counterpoint.core.errors import ConfigError, DataError
+from counterpoint import ConfigError, DataError
 from counterpoint.trainer.data.dataset import DataModule, DataSpec
 from counterpoint.trainer.data.user_loader import LoaderEpochs, first_batch
 from counterpoint.trainer.setup.model_and_data import check_loaders

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import counterpoint as cp
-from counterpoint.core.errors import RunDirectoryError
+from counterpoint import RunDirectoryError
 from counterpoint.trainer.runs import lock
 from counterpoint.trainer.runs.lock import locked
 from tests.trainer.support import config

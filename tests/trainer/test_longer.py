@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 import counterpoint as cp
-from counterpoint.core.errors import CheckpointError
+from counterpoint import CheckpointError
 from counterpoint.trainer.runs.checkpoint import latest_checkpoint, list_checkpoints
 from tests.trainer.support import assert_equal, config, lines, weights
 

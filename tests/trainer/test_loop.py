@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.declare.randomness import Rng
+from counterpoint import Rng
 from counterpoint.trainer.loop.nonfinite import LossWatch
 from tests.trainer.support import config, lines
 

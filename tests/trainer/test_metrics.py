@@ -8,8 +8,8 @@ from counterpoint.trainer.data.dataset import DataSpec
 from counterpoint.trainer.loop.metrics import (
     ClassAccuracy,
     EvaluationMetrics,
-    ExpectedAccuracy,
     MeanLoss,
+    TrainingAccuracy,
     TrainingMetrics,
 )
 
@@ -26,7 +26,7 @@ def _batches() -> list[tuple[Tensor, Tensor]]:
 
 
 def test_expected_accuracy_is_the_probability_of_the_predicted_class() -> None:
-    metric, total, count = ExpectedAccuracy(), 0.0, 0
+    metric, total, count = TrainingAccuracy(), 0.0, 0
     for outputs, targets in _batches():
         metric.update(outputs, targets)
         for row, target in zip(outputs.tolist(), targets.tolist(), strict=True):
@@ -36,7 +36,7 @@ def test_expected_accuracy_is_the_probability_of_the_predicted_class() -> None:
 
 def test_expected_accuracy_is_the_expectation_over_labels() -> None:
     outputs, targets = _batches()[0]
-    metric = ExpectedAccuracy()
+    metric = TrainingAccuracy()
     metric.update(outputs, targets)
     labels = torch.multinomial(targets, 20_000, replacement=True, generator=torch.Generator().manual_seed(1))
     sampled = (labels == outputs.argmax(1, keepdim=True)).double().mean().item()
@@ -46,7 +46,7 @@ def test_expected_accuracy_is_the_expectation_over_labels() -> None:
 def test_expected_accuracy_on_certain_targets_is_the_accuracy() -> None:
     outputs, targets = _batches()[0]
     labels = targets.argmax(1)
-    on_indices, on_dense = ExpectedAccuracy(), ExpectedAccuracy()
+    on_indices, on_dense = TrainingAccuracy(), TrainingAccuracy()
     on_indices.update(outputs, labels)
     on_dense.update(outputs, torch.nn.functional.one_hot(labels, 5).float())
     assert on_indices.compute() == on_dense.compute() == (outputs.argmax(1) == labels).double().mean()

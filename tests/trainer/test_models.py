@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from counterpoint.core.errors import ConfigError
+from counterpoint import ConfigError
 from counterpoint.trainer.data.dataset import DataSpec
 from counterpoint.trainer.models import MLP, ResNet18, ResNet50, SmallCNN
 

@@ -8,8 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from counterpoint.core.declare.durations import Duration
-from counterpoint.core.errors import ConfigError
+from counterpoint import ConfigError, Duration
 from counterpoint.trainer.optim import SGD, AdamW, Constant, Cosine, SchedulerConfig
 
 

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.trainer.loop.microbatches import Passes, as_mean
+from counterpoint.core.run.training.shares import as_mean
+from counterpoint.trainer.loop.microbatches import passes_over
 
 CLASSES = 5
 WEIGHT = torch.tensor([0.5, 2.0, 1.0, 0.0, 3.0], dtype=torch.float64)
@@ -38,7 +39,7 @@ def _run(plan: cp.Plan, inputs: Tensor, targets: Tensor, parts: int) -> tuple[Te
     model = _model()
     engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
     with engine.batch(inputs, targets) as batch:
-        passes = Passes(engine, model, Accelerator(cpu=True), batch, parts)
+        passes = passes_over(engine, model, Accelerator(cpu=True), batch, parts)
         loss = engine.step(passes)
         return loss, [parameter.grad for parameter in model.parameters()], passes.outputs
 
@@ -93,7 +94,7 @@ def test_outputs_are_those_of_the_first_run() -> None:
     model = _model()
     engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
     with engine.batch(inputs, targets) as batch:
-        passes = Passes(engine, model, Accelerator(cpu=True), batch, 2)
+        passes = passes_over(engine, model, Accelerator(cpu=True), batch, 2)
         first = passes()
         with torch.no_grad():
             model[0].weight.mul_(2)
@@ -147,7 +148,7 @@ def test_positions_add_up(algorithms: list[str], parts: int) -> None:
             model.bias.zero_()
         engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.0))
         with engine.batch(inputs, targets) as batch:
-            engine.step(Passes(engine, model, Accelerator(cpu=True), batch, count))
+            engine.step(passes_over(engine, model, Accelerator(cpu=True), batch, count))
         assert model.weight.grad is not None
         return model.weight.grad
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint.core.errors import RunError
+from counterpoint import RunError
 from counterpoint.trainer.loop.distributed import check_count
 from counterpoint.trainer.runs.checkpoint import latest_checkpoint
 from tests.trainer.support import assert_equal, config, lines, weights

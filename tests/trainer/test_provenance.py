@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 import counterpoint as cp
-from counterpoint.core.errors import CheckpointError, ContractError
+from counterpoint import CheckpointError, ContractError
 from counterpoint.trainer.data.dataset import DataModule, DataSpec
 from counterpoint.trainer.runs import provenance as module
 from counterpoint.trainer.runs.checkpoint import latest_checkpoint

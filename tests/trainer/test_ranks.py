@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint.core.errors import CheckpointError
+from counterpoint import CheckpointError
 from counterpoint.trainer.runs.checkpoint import latest_checkpoint
 from tests.trainer import sharded
 from tests.trainer.ranks import UNMIXED, train_uneven

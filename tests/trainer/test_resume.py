@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint.core.errors import CheckpointError
+from counterpoint import CheckpointError
 from counterpoint.trainer.runs.checkpoint import list_checkpoints
 from tests.trainer.killed import Job, Killer
 from tests.trainer.support import METHODS, assert_same_end, assert_same_steps, config, write_images

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from counterpoint.core.errors import RunDirectoryError
+from counterpoint import RunDirectoryError
 from counterpoint.trainer.runs.directory import RunDirectory
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from counterpoint.core.declare.randomness import Rng
-from counterpoint.core.errors import DataError
+from counterpoint import DataError, Rng
 from counterpoint.trainer.data import ImageFolder
 from counterpoint.trainer.data.dataset import RandomDataset
 from counterpoint.trainer.data.examples import Failure

@@ -15,8 +15,7 @@ import pytest
 import torch
 
 import counterpoint as cp
-from counterpoint.core.errors import RunError
-from counterpoint.core.run.training.engine import Engine
+from counterpoint import Engine, RunError
 from counterpoint.trainer.loop import loop
 from counterpoint.trainer.loop import signals as stop
 from counterpoint.trainer.loop.metrics import EvaluationMetrics

@@ -10,7 +10,7 @@ from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import counterpoint as cp
-from counterpoint.core.errors import ConfigError
+from counterpoint import ConfigError
 from counterpoint.trainer.config.run_config import RunConfig
 from counterpoint.trainer.config.yaml import dump_config
 from counterpoint.trainer.loop.loop import Loop

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import counterpoint as cp
-from counterpoint.core.errors import (
+from counterpoint import (
     CheckpointError,
     CompositionError,
     ConfigError,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import counterpoint as cp
-from counterpoint.core.errors import NonFiniteLossError
+from counterpoint import NonFiniteLossError
 from counterpoint.trainer.data.dataset import DataSpec
 from counterpoint.trainer.loop.nonfinite import LossWatch, describe_draws
 from tests.trainer.support import blobs, config

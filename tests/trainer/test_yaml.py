@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from counterpoint import ConfigError
 from counterpoint.algorithms import CutOut, MixUp
-from counterpoint.core.errors import ConfigError
 from counterpoint.trainer.config.run_config import RunConfig
 from counterpoint.trainer.config.yaml import dump_config, load_config, read_config
 from counterpoint.trainer.optim import SGD, AdamW

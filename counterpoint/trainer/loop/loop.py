@@ -15,6 +15,7 @@ from counterpoint.core.declare.durations import Duration
 from counterpoint.core.declare.randomness import Rng
 from counterpoint.core.run.plan import Plan
 from counterpoint.core.run.training.engine import Engine
+from counterpoint.core.run.training.shares import as_mean
 from counterpoint.core.tensors.names import state_of
 from counterpoint.trainer.config.run_config import RunConfig
 from counterpoint.trainer.data.dataset import DataModule
@@ -22,7 +23,7 @@ from counterpoint.trainer.data.examples import batches
 from counterpoint.trainer.data.prefetch import prefetch
 from counterpoint.trainer.data.sampler import Epochs, evaluation_loader, train_loader
 from counterpoint.trainer.loop.metrics import EvaluationMetrics, TrainingMetrics
-from counterpoint.trainer.loop.microbatches import Passes, as_mean
+from counterpoint.trainer.loop.microbatches import passes_over
 from counterpoint.trainer.loop.nonfinite import LossWatch
 from counterpoint.trainer.loop.report import Report
 from counterpoint.trainer.loop.signals import Stop, Stopped
@@ -144,7 +145,7 @@ class Loop:
         step = self.step
         self._seed_layers(step)
         with self._engine.batch(inputs, targets, donate=True) as batch:
-            passes = Passes(self._engine, self._model, self._accelerator, batch, self._config.accumulate)
+            passes = passes_over(self._engine, self._model, self._accelerator, batch, self._config.accumulate)
             loss = self._engine.step(passes)
             self._watch.add(step, loss, self._engine.draws(), batch.inputs)
             self._measured.update(*passes.as_mean(loss), passes.outputs, batch.targets)

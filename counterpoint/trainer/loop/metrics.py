@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from counterpoint.trainer.data.dataset import DataSpec
 
-__all__ = ["ClassAccuracy", "EvaluationMetrics", "ExpectedAccuracy", "MeanLoss", "TrainingMetrics"]
+__all__ = ["ClassAccuracy", "EvaluationMetrics", "MeanLoss", "TrainingAccuracy", "TrainingMetrics"]
 
 
 class _Mean(Metric):
@@ -59,12 +59,12 @@ class MeanLoss(_Mean):
         self.weight += times
 
 
-class ExpectedAccuracy(_Mean):
+class TrainingAccuracy(_Mean):
     """The mean, over examples, of the probability that the targets give to the class that the model predicts.
 
     On targets that are certain this is the accuracy. On mixed ones it stays below 1 even for a perfect model.
 
-    >>> metric = ExpectedAccuracy()
+    >>> metric = TrainingAccuracy()
     >>> metric.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([[0.75, 0.25], [0.0, 1.0]]))
     >>> metric.compute().item()
     0.875
@@ -118,7 +118,7 @@ class TrainingMetrics:
         self._metrics: dict[str, Metric] = {"loss": MeanLoss(device)}
         self._accuracy = "expected_accuracy" if dense else "accuracy"
         if spec.task == "multiclass":
-            self._metrics[self._accuracy] = ExpectedAccuracy(device)
+            self._metrics[self._accuracy] = TrainingAccuracy(device)
 
     def update(self, loss: Tensor, weight: Tensor | float, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch, or a part of one; nothing is copied to the host."""
@@ -129,7 +129,7 @@ class TrainingMetrics:
     def local_accuracy(self) -> dict[str, float]:
         """Return the accuracy so far in this process, without waiting for others."""
         metric = self._metrics.get(self._accuracy)
-        return {self._accuracy: float(metric.total / metric.weight)} if isinstance(metric, ExpectedAccuracy) else {}
+        return {self._accuracy: float(metric.total / metric.weight)} if isinstance(metric, TrainingAccuracy) else {}
 
     def compute(self) -> dict[str, float]:
         """Return each mean since the last reset, over all processes."""

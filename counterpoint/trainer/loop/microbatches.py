@@ -8,23 +8,20 @@ from accelerate import Accelerator
 from torch import nn
 
 from counterpoint.core.declare.batch import Batch
-from counterpoint.core.run.training import accumulation as passes
+from counterpoint.core.run.training.accumulation import Part, Passes
 from counterpoint.core.run.training.engine import Engine
-from counterpoint.core.run.training.shares import as_mean
 
-__all__ = ["Passes", "as_mean"]
+__all__ = ["passes_over"]
 
 
-class Passes(passes.Passes):
-    """Runs forward and backward over an edited device batch, split into ``parts`` microbatches."""
-
-    def __init__(self, engine: Engine, model: nn.Module, accelerator: Accelerator, batch: Batch, parts: int) -> None:
-        split = zip(batch.inputs.chunk(parts), batch.targets.chunk(parts), strict=True)
-        super().__init__(
-            engine,
-            [passes.Part(partial(model, inputs), targets) for inputs, targets in split],
-            backward=accelerator.backward,
-            unsynced=partial(accelerator.no_sync, model),
-            processes=accelerator.num_processes,
-            add=lambda count: accelerator.reduce(count, "sum"),
-        )
+def passes_over(engine: Engine, model: nn.Module, accelerator: Accelerator, batch: Batch, parts: int) -> Passes:
+    """Return the forward and backward passes over an edited device batch, split into ``parts`` microbatches."""
+    split = zip(batch.inputs.chunk(parts), batch.targets.chunk(parts), strict=True)
+    return Passes(
+        engine,
+        [Part(partial(model, inputs), targets) for inputs, targets in split],
+        backward=accelerator.backward,
+        unsynced=partial(accelerator.no_sync, model),
+        processes=accelerator.num_processes,
+        add=lambda count: accelerator.reduce(count, "sum"),
+    )

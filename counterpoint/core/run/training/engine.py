@@ -25,7 +25,7 @@ from counterpoint.core.run.training.hooks import Handlers
 from counterpoint.core.run.training.model_requirements import check_model
 from counterpoint.core.run.training.open_batches import OpenedBatches
 from counterpoint.core.run.training.origin import check_origin, pack_origin
-from counterpoint.core.run.training.spans import Loop, Span
+from counterpoint.core.run.training.spans import Span, SpanContext
 from counterpoint.core.run.training.state import Remembered, load_states, pack_states
 from counterpoint.core.run.training.update import Update
 from counterpoint.core.tensors.sharding import reshard
@@ -90,7 +90,7 @@ class Engine:
         self._remembered = Remembered(plan.members, model)
         handlers = Handlers(plan, training, opened, self._remembered)
         self._update = Update(update, scaler, handlers.on_gradients())
-        self._loop = Loop(training, opened, handlers, Fired(handlers, opened), plan.contract)
+        self._loop = SpanContext(training, opened, handlers, Fired(handlers, opened), plan.contract)
         self._busy = frozenset(hook.effect.event for hook in plan.hooks)
         self._hooked = [member for member in plan.members if member.declaration.hooks]
         with self.span(Event.SETUP):

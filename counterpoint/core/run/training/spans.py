@@ -17,11 +17,11 @@ from counterpoint.core.run.training.event_checks import Fired
 from counterpoint.core.run.training.hooks import NOBODY, Handler, Handlers
 from counterpoint.core.run.training.open_batches import OpenedBatches
 
-__all__ = ["Loop", "Span"]
+__all__ = ["Span", "SpanContext"]
 
 
 @dataclass(frozen=True, eq=False)
-class Loop:
+class SpanContext:
     """What the spans of an engine share."""
 
     training: Training
@@ -36,7 +36,7 @@ class Span:
 
     __slots__ = ("_acting", "_around", "_event", "_loop")
 
-    def __init__(self, loop: Loop, event: Event) -> None:
+    def __init__(self, loop: SpanContext, event: Event) -> None:
         self._loop, self._event = loop, event
         self._acting = NOBODY
         self._around: ExitStack | None = None
