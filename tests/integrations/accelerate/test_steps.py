@@ -310,7 +310,7 @@ import sys, torch, counterpoint as cp
 from accelerate import Accelerator
 from safetensors.torch import save_file
 from counterpoint.integrations.accelerate import AcceleratedSteps
-from tests.integrations.test_accelerate import uneven
+from tests.integrations.accelerate.test_steps import uneven
 
 accelerator = Accelerator(cpu=True)
 steps = uneven(accelerator)
