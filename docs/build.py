@@ -37,7 +37,7 @@ from pydantic import BaseModel
 from counterpoint.algorithms.cards import card_names
 from counterpoint.cli import main as command
 from counterpoint.cli.cards import card, example_components
-from counterpoint.cli.composability import matrix
+from counterpoint.cli.composability import matrix, reasons
 from counterpoint.core.declare.algorithm import Algorithm
 from counterpoint.core.declare.effects import Declaration, Edit, HookEffect, TransformEffect
 from counterpoint.core.declare.kinds import names
@@ -55,6 +55,7 @@ _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE |
 _PRINTED = re.compile(r"\n+```text\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _WARNINGS = (r"`isinstance\(treespec, LeafSpec\)` is deprecated", "The '.*_dataloader' does not have many workers")
 """What Lightning warns of in every run on this machine."""
+_PAIRS = "- Other methods: the row `{0}` of [the matrix](../matrix.md); `counterpoint show {0}` prints each verdict."
 _MADE = re.compile(r"(?P<open><!-- made: (?P<name>.+?) -->\n).*?(?P<close><!-- end -->)", re.DOTALL)
 
 
@@ -77,7 +78,7 @@ def rendered(name: str) -> str:
     """Return the page of a method's card."""
     source = f"counterpoint/algorithms/cards/{name}.md"
     note = f"<!-- Made by docs/build.py from {source}: edit that file, and run it again. -->\n\n"
-    return run_examples(note + card(name), source)
+    return run_examples(note + card(name, [_PAIRS.format(name)]), source)
 
 
 def _made(match: re.Match[str]) -> str:
@@ -283,6 +284,7 @@ MAKERS: dict[str, Callable[[], str]] = {
     "codes": _codes,
     "methods": _methods,
     "matrix": lambda: "\n".join(["```", *matrix(example_components()), "```"]),
+    "reasons": lambda: "\n".join(reasons(example_components())),
     "keys": lambda: _settings(RunConfig),
     "keys of every method": lambda: _settings(Algorithm),
     "data": lambda: _registered(DATASETS),

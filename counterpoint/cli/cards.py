@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from inspect import cleandoc
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +42,18 @@ def _has_card(entry: Entry) -> bool:
     return entry.group == ALGORITHMS.group and entry.package == "counterpoint" and entry.name in card_names()
 
 
-def card(name: str) -> str:
-    """Return the card of a built-in method as Markdown, its marked places filled from the code."""
-    from counterpoint.algorithms.cards import COMPOSABILITY, HYPERPARAMETERS, read_card
-    from counterpoint.cli.composability import composability
+def card(name: str, pairs: Iterable[str] | None = None) -> str:
+    """Return the card of a built-in method as Markdown, its marked places filled from the code.
 
-    examples = example_components()
-    verdicts = "\n".join(composability(examples[name], examples.values()))
+    ``pairs`` are the lines on how it fits other methods; by default, the verdict on each of them.
+    """
+    from counterpoint.algorithms.cards import COMPOSABILITY, HYPERPARAMETERS, example_settings, read_card
+    from counterpoint.cli.composability import alone, beside
+
+    component = {"name": name, **example_settings(name)}
+    if pairs is None:
+        pairs = ("", *beside(component, example_components().values()))
+    verdicts = "\n".join([*alone(component), *pairs])
     text = read_card(name).replace(HYPERPARAMETERS, "\n".join(_settings(ALGORITHMS.load(name))))
     return COMPOSABILITY.sub(lambda mark: verdicts, text)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from itertools import combinations_with_replacement
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -18,24 +19,25 @@ from counterpoint.core.errors import CompositionError
 from counterpoint.core.run.plan import Plan
 from counterpoint.plugins import ALGORITHMS, LOSSES
 
-__all__ = ["composability", "matrix"]
+__all__ = ["alone", "beside", "matrix", "reasons"]
 
 FITTING = {"multiclass": "cross_entropy", "segmentation": "cross_entropy", "multilabel": "bce", "regression": "mse"}
 """A loss that fits each task."""
 
 
-def composability(component: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Describe as lines of Markdown how a method composes.
-
-    ``component`` and each of ``others`` are mappings with ``name`` and settings.
-    """
+def alone(component: Mapping[str, Any]) -> Iterator[str]:
+    """Return as lines of Markdown which tasks and inputs a method fits; ``component`` is its name and its settings."""
     method = build(component, ALGORITHMS.load)
     kinds = [kind.name for kind in INPUT_KINDS]
     inputs = _inputs(method)
     yield _accepted("Tasks", TASKS, {task: _refusal([method], task=task, inputs=inputs) for task in TASKS})
     yield _accepted("Inputs", kinds, {kind: _refusal([method], inputs=kind) for kind in kinds})
     yield f"- Batches: {_batches(_plan([method], inputs=inputs))}."
-    yield ""
+
+
+def beside(component: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Return as lines of Markdown how a method fits each of the others; all are mappings with ``name`` and settings."""
+    method = build(component, ALGORITHMS.load)
     yield "Two methods in one list, for `multiclass` with `cross_entropy`:"
     yield ""
     yield "| beside | verdict |"
@@ -102,8 +104,11 @@ SIGNS = {
     "<": "fit: the one of the row comes first, whatever the list",
     ">": "fit: the one of the column comes first, whatever the list",
     "L": "fit, in the order of the list",
-    "x": "refused; `counterpoint show NAME` says why",
+    "x": "refused",
 }
+
+
+_UNORDERED = ("=", ".")
 
 
 def matrix(examples: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -117,6 +122,17 @@ def matrix(examples: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield " ".join([numbers[name].rjust(2), name.ljust(width), *signs])
     yield ""
     yield from (f"{sign}  {meaning}" for sign, meaning in SIGNS.items())
+
+
+def reasons(examples: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Return as a table in Markdown why two methods are ordered or refused; pairs without an order have no row."""
+    methods = [build(component, ALGORITHMS.load) for component in examples.values()]
+    yield "| methods | verdict |"
+    yield "| --- | --- |"
+    for one, other in combinations_with_replacement(methods, 2):
+        verdict = _verdict(one, _second(other, one))
+        if verdict.sign not in _UNORDERED:
+            yield f"| `{one.name}`, `{other.name}` | {verdict.words} |"
 
 
 def _second(other: Algorithm[Any], method: Algorithm[Any]) -> Algorithm[Any]:
