@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -438,3 +439,13 @@ def test_an_engine_that_is_let_go_frees_its_model_at_once() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_the_drawing_of_the_loop_has_each_event_inside_the_span_that_it_names() -> None:
+    lines = re.findall(r"^ {4,}((?:│   )*)([A-Z]{3,})\b", cp.Event.__doc__ or "", re.MULTILINE)
+    assert [name.lower() for _, name in lines] == [event.value for event in cp.Event]
+    spans: list[str] = []
+    for bars, name in lines:
+        del spans[bars.count("│") :]
+        assert cp.Event(name.lower()).within == (spans[-1] if spans else "")
+        spans.append(name.lower())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import NoReturn
+from functools import cached_property
+from typing import NoReturn, Self
 
 from counterpoint.core.arguments import written
 from counterpoint.core.errors import ArgumentError
 
-__all__ = ["Event"]
+__all__ = ["PASSES", "Event"]
 
 
 class Event(StrEnum):
@@ -35,25 +36,39 @@ class Event(StrEnum):
 
     SETUP = "setup"
     FIT = "fit"
-    EPOCH = "epoch"
-    BATCH = "batch"
-    STEP = "step"
-    FORWARD = "forward"
-    LOSS = "loss"
-    BACKWARD = "backward"
-    UPDATE = "update"
-    EVALUATION = "evaluation"
+    EPOCH = "epoch", "fit"
+    BATCH = "batch", "epoch"
+    STEP = "step", "batch"
+    FORWARD = "forward", "step"
+    LOSS = "loss", "step"
+    BACKWARD = "backward", "step"
+    UPDATE = "update", "step"
+    EVALUATION = "evaluation", "fit"
+
+    within: str
+    """The span around it, by name; empty for the outermost ones."""
+
+    def __new__(cls, name: str, within: str = "") -> Self:
+        """Make an event by its name and that of the span around it."""
+        event = str.__new__(cls, name)
+        event._value_ = name
+        event.within = within
+        return event
 
     @classmethod
     def _missing_(cls, value: object) -> NoReturn:
         known = ", ".join(event.value for event in cls)
         raise ArgumentError(f"there is no event {written(value)}; events are {known}")
 
-    @property
+    @cached_property
     def in_batch(self) -> bool:
-        """Whether the span lies within a batch, so that ``start``, ``end``, ``every`` and ``p`` switch its hooks.
+        """Whether the span lies within a batch: ``start``, ``end``, ``every`` and ``p`` then switch its hooks.
 
         >>> Event.UPDATE.in_batch, Event.EVALUATION.in_batch
         (True, False)
         """
-        return self not in (Event.SETUP, Event.FIT, Event.EPOCH, Event.EVALUATION)
+        return self is Event.BATCH or (self.within != "" and Event(self.within).in_batch)
+
+
+PASSES = (Event.FORWARD, Event.LOSS, Event.BACKWARD)
+"""The spans of the closure, which run once for each microbatch."""

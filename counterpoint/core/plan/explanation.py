@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, combinations, product
 
 from counterpoint.core.declare.effects import HookEffect, Phase
-from counterpoint.core.declare.events import Event
+from counterpoint.core.declare.events import PASSES, Event
 from counterpoint.core.declare.kinds import MIXING, SMOOTHING, Claim, Field, names
 from counterpoint.core.plan.data import PlanData
 from counterpoint.core.plan.serialization import fingerprint
@@ -16,7 +16,6 @@ from counterpoint.core.plan.steps import BatchStep, HookStep
 __all__ = ["explain"]
 
 WIDTH = 80
-_PASSES = (Event.FORWARD, Event.LOSS, Event.BACKWARD)
 _ROW = "  {:<32} {:<20} {}"
 PHASES = (Phase.BEFORE, Phase.AROUND, Phase.REPLACE, Phase.AFTER)
 """The phases of a span as they come."""
@@ -78,7 +77,7 @@ def _hooks(plan: PlanData) -> Iterator[str]:
     for event in Event:
         hooks = [hook for phase in PHASES for hook in _at(plan, event, phase)]
         if hooks:
-            yield f"{'each ' if event not in (Event.SETUP, Event.FIT) else ''}{event.value}"
+            yield f"{'each ' if event.within else ''}{event.value}"
         for hook in hooks:
             yield from _wrap(f"  {_phase(hook.effect.phase)} {hook.name}: {_touches(hook.effect)}")
 
@@ -131,7 +130,7 @@ def _microbatches(plan: PlanData) -> Iterator[str]:
     """Describe the effect of microbatches on the methods, if there is any."""
     count = plan.facts.microbatches
     whole = dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.whole_batch)
-    each = dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.event in _PASSES)
+    each = dict.fromkeys(hook.name for hook in plan.hooks if hook.effect.event in PASSES)
     if count > 1 or whole:
         yield "microbatches"
     if count > 1:

@@ -7,14 +7,12 @@ from itertools import product
 
 from torch import Tensor
 
-from counterpoint.core.declare.events import Event
+from counterpoint.core.declare.events import PASSES, Event
 from counterpoint.core.errors import EngineRequiredError, RunError
 from counterpoint.core.run.training.hooks import Handlers
 from counterpoint.core.run.training.open_batches import OpenedBatches
 
 __all__ = ["Fired"]
-
-_PASSES = (Event.FORWARD, Event.LOSS, Event.BACKWARD)
 
 
 class Fired:
@@ -25,7 +23,7 @@ class Fired:
 
     def __init__(self, handlers: Handlers, opened: OpenedBatches) -> None:
         self._opened = opened
-        self.watched = {event: names for event in _PASSES if (names := handlers.names(event))}
+        self.watched = {event: names for event in PASSES if (names := handlers.names(event))}
         self._fired: set[tuple[Event, int]] = set()
         self._running = False
 
