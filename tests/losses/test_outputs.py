@@ -120,7 +120,7 @@ def test_what_is_infinite_or_no_number_is_left_as_torch_has_it(row: list[float])
         (nn.MSELoss(), None),
         (nn.L1Loss(), None),
     ],
-    ids=str,
+    ids=lambda given: type(given).__name__,
 )
 def test_the_known_losses_say_what_they_take(loss: nn.Module, outputs: cp.OutputKind | None) -> None:
     spec = resolve_loss(loss)
