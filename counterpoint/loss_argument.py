@@ -13,6 +13,7 @@ from counterpoint.core import Facts, Fault, LossSpec, Terms
 from counterpoint.core.arguments import written
 from counterpoint.core.check.catalog import Catalog
 from counterpoint.core.declare.kinds import INDEX, TARGET_KINDS, Kind, Task
+from counterpoint.core.declare.settings import allowed_value
 from counterpoint.core.errors import ConfigError, PluginError, UnknownNameError, close_to, nearest
 from counterpoint.core.remedies import Decide, State, Way
 from counterpoint.losses import resolve_loss
@@ -86,13 +87,16 @@ def _described(
             f"the loss {name} does not say which targets it accepts, and running it cannot tell whether it is right"
         )
         known = {kind.name for kind in TARGET_KINDS}
-        ways = (
-            *_said(task, known),
-            *others(),
-            (Decide("let its `build` return a counterpoint.LossSpec, which says so"),),
-        )
+        ways = (*_said(task, known), *others(), (Decide(_specified(given, terms)),))
         faults.append(Fault("loss-unknown", message, algorithms=(name,), ways=ways))
     return spec
+
+
+def _specified(given: Loss, terms: Terms) -> str:
+    """Say who describes a loss: a registered one its own class, as every one in a config; any other the caller."""
+    if isinstance(given, str | Mapping) or terms is Terms.YAML:
+        return "let its `build` return a counterpoint.LossSpec, which says so"
+    return "name the kinds of targets that it is right for in loss_accepts, or pass a counterpoint.LossSpec"
 
 
 def _said(task: Task, known: Collection[str]) -> tuple[Way, ...]:
@@ -142,8 +146,8 @@ def _setting_fault(
         message = f"loss ({name}): there is no setting {key!r}{nearest(key, config.model_fields)}"
         return Fault("bad-setting", message, ways=(*renamed, out, *others()))
     path = ".".join(map(str, detail["loc"])) or "its settings"
-    meaning = config.model_fields[key].description if key in config.model_fields else None
     must = detail["msg"].replace("Input should", "it must", 1)
-    allowed = Decide(f"give {path} an allowed value{f': {meaning}' if meaning else ''}")
-    message = f"loss ({name}): {path} is {written(detail['input'])}; {must}"
+    said = "missing" if detail["type"] == "missing" else f"{written(detail['input'])}; {must}"
+    message = f"loss ({name}): {path} is {said}"
+    allowed = Decide(allowed_value(config, detail["loc"], path))
     return Fault("bad-setting", message, ways=(out, *others(), (allowed,)))

@@ -46,7 +46,7 @@ from counterpoint.core.faults import CODES
 from counterpoint.losses.resolve import known_losses
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
 from counterpoint.trainer.config.run_config import RunConfig
-from counterpoint.trainer.config.settings import settings_of
+from counterpoint.core.declare.settings import settings_of
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS
 
 ROOT = Path(__file__).resolve().parent.parent

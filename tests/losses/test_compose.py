@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,17 +11,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import counterpoint as cp
-from counterpoint import DENSE
+from counterpoint import DENSE, INDEX, REAL
 from counterpoint.core import Terms
+from counterpoint.core.declare.settings import settings_of
 from counterpoint.losses import FocalLoss
+from counterpoint.plugins import ALGORITHMS
 
 CLASSES = {"task": "multiclass", "num_classes": 4, "inputs": "features"}
 LABELS = {"num_classes": 4, "inputs": "features"}
 
 
-def faults(**settings: Any) -> tuple[cp.Fault, ...]:
+def faults(listed: list[object] | None = None, **settings: Any) -> tuple[cp.Fault, ...]:
     with pytest.raises(cp.CompositionError) as caught:
-        cp.compose(["mixup"], **{**CLASSES, **settings})
+        cp.compose(["mixup"] if listed is None else listed, **{**CLASSES, **settings})
     return caught.value.faults
 
 
@@ -203,3 +206,26 @@ def test_a_setting_that_is_missing_is_said_to_be_missing(terms: Terms) -> None:
         cp.compose(["normalize"], loss="cross_entropy", terms=terms, **CLASSES)
     messages = [fault.message.partition(": ")[2] for fault in caught.value.faults if fault.code == "bad-setting"]
     assert messages == ["mean is missing", "std is missing"]
+
+
+@pytest.mark.kind("28")
+@pytest.mark.parametrize("name", ["normalize", "manifold_mixup", "one_of"])
+def test_the_fix_of_a_missing_setting_says_what_to_give(name: str) -> None:
+    for key, setting in settings_of(ALGORITHMS.load(name)).items():
+        if setting.default is None:
+            (fault,) = [fault for fault in faults([name], loss=None) if f" {key} is missing" in fault.message]
+            assert f"give {key}, {setting.allowed}: {setting.description}" in fault.fix
+
+
+@pytest.mark.kind("8")
+@pytest.mark.kind("28")
+@pytest.mark.parametrize("loss", [nn.HuberLoss(), lambda outputs, targets: (outputs - targets).mean()])
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+def test_a_loss_of_ones_own_is_described_by_its_caller(loss: Callable[..., Tensor], task: str) -> None:
+    (fault,) = faults(["ema"], loss=loss, task=task)
+    assert fault.code == "loss-unknown"
+    assert "build" not in fault.fix
+    assert "loss_accepts" in fault.fix
+    assert "pass a counterpoint.LossSpec" in fault.fix
+    spec = cp.LossSpec("own", loss, accepts=frozenset({INDEX if task == "multiclass" else REAL}))
+    assert cp.compose(["ema"], loss=spec, task=task)

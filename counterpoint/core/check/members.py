@@ -12,6 +12,7 @@ from counterpoint.core.arguments import written
 from counterpoint.core.check.fixes.changes import free_name, identity_of
 from counterpoint.core.check.fixes.terms import Terms
 from counterpoint.core.declare.algorithm import Algorithm, build
+from counterpoint.core.declare.settings import allowed_value
 from counterpoint.core.errors import PluginError, UnknownNameError, close_to, nearest
 from counterpoint.core.faults import Fault
 from counterpoint.core.plan.member import Member
@@ -181,7 +182,8 @@ def explain_settings(
             continue
         path = terms.place(*loc) or "its settings"
         message = f"{place} ({algorithm.name}): {path} is {written(detail['input'])}: {detail['msg']}"
-        allowed = Decide(f"give {path} an allowed value; `counterpoint show {algorithm.name}` lists them")
+        shown = f"`counterpoint show {algorithm.name}` lists the settings"
+        allowed = Decide(f"{allowed_value(algorithm, loc, path)}; {shown}")
         ways: list[Way] = [(Replace(position, changed),) for changed in _without_key(tree, loc)]
         if detail["type"] == "extra_forbidden":
             known = list(algorithm.model_fields) if len(loc) == 1 else []

@@ -15,7 +15,7 @@ from counterpoint.core.errors import ConfigError, CounterpointError, PluginError
 from counterpoint.core.run.failures import describe_error
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS
 from counterpoint.plugins.guard import guarded
-from counterpoint.trainer.config.settings import MARK
+from counterpoint.core.declare.settings import MARK
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS
 
 __all__ = [

@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from counterpoint.core.errors import PluginError
 from counterpoint.trainer.config.components import ROLES
 from counterpoint.trainer.config.run_config import RunConfig
-from counterpoint.trainer.config.settings import MARK, WithPlainDefaults
+from counterpoint.core.declare.settings import MARK, WithPlainDefaults
 
 __all__ = ["config_schema"]
 

@@ -1,9 +1,9 @@
-"""The settings of a component in words: what each may hold, and what it is without being set."""
+"""The settings of a component in words: what each may hold, and its default."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from counterpoint.core.declare.durations import Duration
 
-__all__ = ["MARK", "Setting", "WithPlainDefaults", "far_limit", "settings_of"]
+__all__ = ["MARK", "Setting", "WithPlainDefaults", "allowed_value", "far_limit", "settings_of"]
 
 MARK = "x-component"
 """The key of a JSON Schema that stands for any component of a role."""
@@ -81,6 +81,21 @@ def settings_of(component: type[BaseModel]) -> dict[str, Setting]:
         )
         for name, held in schema["properties"].items()
     }
+
+
+def allowed_value(component: type[BaseModel], path: Sequence[int | str], word: str) -> str:
+    """Say what to give a setting, which ``word`` names: what it may hold and what it means.
+
+    The setting stands at ``path`` of the component; of a part of a setting, the meaning of the whole is said.
+
+    >>> from counterpoint.algorithms import CutOut
+    >>> allowed_value(CutOut, ["num_holes"], "num_holes")
+    'give num_holes, a whole number, at least 1, at most 10000 (default: 1): holes in each image'
+    """
+    setting = settings_of(component).get(str(path[0])) if path else None
+    meaning = f": {setting.description}" if setting is not None and setting.description else ""
+    allowed = f", {setting}" if setting is not None and len(path) == 1 else " an allowed value"
+    return f"give {word}{allowed}{meaning}"
 
 
 def _allowed(held: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
