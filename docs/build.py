@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import yaml
+from counterpoint.core.declare.decorators.settings import settings_of
 from pydantic import BaseModel
 
 from counterpoint.algorithms.cards import card_names
@@ -46,7 +47,6 @@ from counterpoint.core.faults import CODES
 from counterpoint.losses.resolve import known_losses
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
 from counterpoint.trainer.config.run_config import RunConfig
-from counterpoint.core.declare.settings import settings_of
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+from counterpoint.core.declare.decorators.settings import settings_of
 from pydantic import ValidationError
 
 from counterpoint import ConfigError, Duration
@@ -11,7 +12,6 @@ from counterpoint.algorithms import EMA, CutMix, MixUp, OneOf
 from counterpoint.losses import CrossEntropy, MeanSquaredError
 from counterpoint.trainer.component_config import ComponentConfig
 from counterpoint.trainer.config.run_config import RunConfig
-from counterpoint.core.declare.settings import settings_of
 from counterpoint.trainer.data import Digits
 from counterpoint.trainer.models import MLP, SmallCNN
 from counterpoint.trainer.optim import SGD, AdamW, Cosine

@@ -11,11 +11,11 @@ from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, Vali
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from counterpoint.core.declare.algorithm import Algorithm, build
+from counterpoint.core.declare.decorators.settings import MARK
 from counterpoint.core.errors import ConfigError, CounterpointError, PluginError, UnknownNameError, nearest
 from counterpoint.core.run.failures import describe_error
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS
 from counterpoint.plugins.guard import guarded
-from counterpoint.core.declare.settings import MARK
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS
 
 __all__ = [

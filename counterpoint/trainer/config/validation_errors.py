@@ -11,10 +11,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from counterpoint.core.check.members import MEND_PACKAGE, OTHER_NAME, named
+from counterpoint.core.declare.decorators.settings import far_limit, settings_of
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
 from counterpoint.trainer.config.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
-from counterpoint.core.declare.settings import far_limit, settings_of
 
 __all__ = ["config_error", "explain", "plain_fault"]
 
