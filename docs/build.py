@@ -32,7 +32,6 @@ from typing import Any
 
 import torch
 import yaml
-from counterpoint.core.declare.decorators.settings import settings_of
 from pydantic import BaseModel
 
 from counterpoint.algorithms.cards import card_names
@@ -44,6 +43,7 @@ from counterpoint.core.declare.effects import Declaration, Edit, HookEffect, Tra
 from counterpoint.core.declare.kinds import names
 from counterpoint.core.errors import nearest
 from counterpoint.core.faults import CODES
+from counterpoint.core.settings import settings_of
 from counterpoint.losses.resolve import known_losses
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
 from counterpoint.trainer.config.run_config import RunConfig

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from counterpoint.core.declare.decorators.settings import settings_of
 from torch import Tensor, nn
 from torch.nn import functional
 
 import counterpoint as cp
 from counterpoint import DENSE, INDEX, REAL
 from counterpoint.core import Terms
+from counterpoint.core.settings import settings_of
 from counterpoint.losses import FocalLoss
 from counterpoint.plugins import ALGORITHMS
 

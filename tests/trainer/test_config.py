@@ -4,11 +4,11 @@ import math
 from typing import Any
 
 import pytest
-from counterpoint.core.declare.decorators.settings import settings_of
 from pydantic import ValidationError
 
 from counterpoint import ConfigError, Duration
 from counterpoint.algorithms import EMA, CutMix, MixUp, OneOf
+from counterpoint.core.settings import settings_of
 from counterpoint.losses import CrossEntropy, MeanSquaredError
 from counterpoint.trainer.component_config import ComponentConfig
 from counterpoint.trainer.config.run_config import RunConfig

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from counterpoint.core.check.members import MEND_PACKAGE, OTHER_NAME, named
-from counterpoint.core.declare.decorators.settings import far_limit, settings_of
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
+from counterpoint.core.settings import far_limit, settings_of
 from counterpoint.trainer.config.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
 
 __all__ = ["config_error", "explain", "plain_fault"]
