@@ -7,14 +7,14 @@ from typing import Any
 
 from accelerate import Accelerator, DistributedType
 
-from counterpoint.core.declare.effects import Phase
 from counterpoint.core.declare.events import Event
-from counterpoint.core.errors import CompositionError, RunError
+from counterpoint.core.errors import RunError
 from counterpoint.core.faults import Fault
 from counterpoint.core.run.plan import Plan
 from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations import consistency, launcher
 from counterpoint.integrations.criterion import compare_losses, loss_modules
+from counterpoint.integrations.limits import raise_faults, repeats_passes
 
 __all__ = ["check_engine", "check_groups"]
 
@@ -28,9 +28,7 @@ def check_engine(engine: Engine, accelerator: Accelerator) -> None:
     """
     _check_processes(engine, accelerator)
     _check_passes(engine.plan, accelerator)
-    faults = [*_stated(engine, accelerator)]
-    if faults:
-        raise CompositionError(faults)
+    raise_faults(_stated(engine, accelerator))
 
 
 def check_groups(plan: Plan, loader: Iterable[Any], count: int) -> None:
@@ -51,8 +49,7 @@ def check_groups(plan: Plan, loader: Iterable[Any], count: int) -> None:
                 event=Event.EPOCH,
             )
         )
-    if faults:
-        raise CompositionError(faults)
+    raise_faults(faults)
 
 
 def _check_processes(engine: Engine, accelerator: Accelerator) -> None:
@@ -78,7 +75,7 @@ def _check_passes(plan: Plan, accelerator: Accelerator) -> None:
             f"{accelerator.distributed_type.value} splits the model among the processes and steps its own way: use "
             "DistributedDataParallel here, or the engine's spans in a loop of your own"
         )
-    again = [hook.name for hook in plan.hooks if hook.effect.phase is Phase.REPLACE]
+    again = [hook.name for hook in repeats_passes(plan)]
     if accelerator.scaler is not None and again:
         raise RunError(
             f"fp16 unscales the gradients of a step once, and {', '.join(again)} makes its passes twice: use "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from inspect import signature
 
 import lightning.pytorch as pl
@@ -15,13 +15,19 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from counterpoint.core.declare.effects import Phase
 from counterpoint.core.declare.events import Event
 from counterpoint.core.declare.kinds import Field
-from counterpoint.core.errors import CompositionError
 from counterpoint.core.faults import Fault
-from counterpoint.core.plan.steps import BatchStep, HookStep
 from counterpoint.core.run.plan import Plan
 from counterpoint.integrations import consistency
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 from counterpoint.integrations.lightning.compat import callbacks_of, is_trial_run
+from counterpoint.integrations.limits import (
+    changes_kind,
+    compares_losses,
+    fault_of_steps,
+    raise_faults,
+    repeats_passes,
+    uses_gradients,
+)
 
 __all__ = ["check_fit", "check_length", "check_loss", "check_model"]
 
@@ -35,19 +41,21 @@ _TAKE_OVER = (
 
 def check_fit(plan: Plan, criterion: str | None, trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Raise ``CompositionError`` with everything that the plan needs and this loop cannot do."""
-    _refuse(
-        *_stated(plan, trainer, module),
-        *_batches(plan, module),
-        *_losses(plan, criterion),
-        *_steps(plan, trainer, module),
-        *_gradients(plan, trainer, module),
-        *_strategies(plan, trainer),
+    raise_faults(
+        [
+            *_stated(plan, trainer, module),
+            *_batches(plan, module),
+            *_losses(plan, criterion),
+            *_steps(plan, trainer, module),
+            *_gradients(plan, trainer, module),
+            *_strategies(plan, trainer),
+        ]
     )
 
 
 def check_model(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> None:
     """Raise ``CompositionError`` for what is known once the model and the optimizers are made."""
-    _refuse(*_optimizers(plan, trainer, module))
+    raise_faults(_optimizers(plan, trainer, module))
 
 
 def check_loss(plan: Plan, criterion: str | None, module: pl.LightningModule) -> None:
@@ -60,14 +68,14 @@ def check_loss(plan: Plan, criterion: str | None, module: pl.LightningModule) ->
                 plan.loss_spec.name,
                 _TAKE_OVER,
             )
-        _refuse(*compare_losses(plan, found_losses))
+        raise_faults(compare_losses(plan, found_losses))
         return
     found = dict(module.named_modules()).get(criterion)
     if found is None:
         message = f"criterion={criterion!r} names no module of {type(module).__name__}"
-        _refuse(Fault("loop-limit", message, _TAKE_OVER, event=Event.LOSS))
+        raise_faults([Fault("loop-limit", message, _TAKE_OVER, event=Event.LOSS)])
     else:
-        _refuse(*compare_losses(plan, {criterion: found}))
+        raise_faults(compare_losses(plan, {criterion: found}))
 
 
 def check_length(plan: Plan, trainer: pl.Trainer) -> None:
@@ -80,10 +88,14 @@ def check_length(plan: Plan, trainer: pl.Trainer) -> None:
     clock, epoch = plan.facts.clock, trainer.num_training_batches
     endless = trainer.max_epochs in (None, -1) or trainer.max_steps != -1
     total = None if endless else epoch * (trainer.max_epochs or 0)
-    _refuse(
-        *_length("steps_per_epoch", clock.steps_per_epoch, epoch, str(epoch)),
-        *_length("max_duration", clock.total, total, f"'{trainer.max_epochs}ep'"),
-        *consistency.batch_size(plan, getattr(trainer.train_dataloader, "batch_size", None), "the train_dataloader"),
+    raise_faults(
+        [
+            *_length("steps_per_epoch", clock.steps_per_epoch, epoch, str(epoch)),
+            *_length("max_duration", clock.total, total, f"'{trainer.max_epochs}ep'"),
+            *consistency.batch_size(
+                plan, getattr(trainer.train_dataloader, "batch_size", None), "the train_dataloader"
+            ),
+        ]
     )
 
 
@@ -93,15 +105,10 @@ def _length(key: str, stated: int | None, found: float | None, right: str) -> It
         yield Fault("loop-limit", message, f"give compose {key}={right}", event=Event.EPOCH)
 
 
-def _refuse(*faults: Fault) -> None:
-    if faults:
-        raise CompositionError(faults)
-
-
 def _optimizers(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Fault]:
     count = len(trainer.optimizers)
     if count > 1 and plan.hooks:
-        yield _fault(
+        yield fault_of_steps(
             plan.hooks,
             f"acts on the training state, and configure_optimizers returned {count} optimizers, each with "
             "steps of its own",
@@ -112,7 +119,7 @@ def _optimizers(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> 
     own = set(map(id, module.parameters()))
     held = [parameter for group in trainer.optimizers[0].param_groups for parameter in group["params"]]
     if surgery and any(id(parameter) not in own for parameter in held):
-        yield _fault(
+        yield fault_of_steps(
             surgery,
             "changed the model's modules, and the optimizer holds parameters that are no longer the model's",
             "make the optimizer in configure_optimizers, not before",
@@ -132,7 +139,7 @@ def _stated(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iter
     surgery = [hook for hook in plan.hooks if hook.effect.event is Event.SETUP]
     others = [type(held).__name__ for held in _averaging(trainer)]
     if surgery and others:
-        yield _fault(
+        yield fault_of_steps(
             surgery,
             f"changes the model's modules, and {others[0]} may hold a copy from before",
             f"leave {others[0]} out, and list ema or swa in the plan; or leave {{names}} out",
@@ -151,9 +158,9 @@ def _averaging(trainer: pl.Trainer) -> list[pl.Callback]:
 
 
 def _batches(plan: Plan, module: pl.LightningModule) -> Iterator[Fault]:
-    changing = [step for step in plan.steps if step.before.get(Field.INPUTS) != step.after.get(Field.INPUTS)]
+    changing = changes_kind(plan, Field.INPUTS)
     if changing:
-        yield _fault(
+        yield fault_of_steps(
             changing,
             "changes the kind of the inputs, and Lightning evaluates on batches as they come, which nothing changes",
             "do that to both training and evaluation data, in the data set or in on_after_batch_transfer, and tell "
@@ -161,15 +168,15 @@ def _batches(plan: Plan, module: pl.LightningModule) -> Iterator[Fault]:
             Event.BATCH,
         )
     if "dataloader_iter" in signature(module.training_step).parameters:
-        yield _fault(
+        yield fault_of_steps(
             plan.steps or plan.hooks,
             "acts on each batch, and training_step takes dataloader_iter, so that only training_step sees a batch",
             "write training_step(self, batch, batch_idx)",
             Event.BATCH,
         )
-    comparing = [step for step in plan.steps if any(effect.sample_losses for effect in step.effects)]
+    comparing = compares_losses(plan)
     if comparing and not is_overridden("forward", module):
-        yield _fault(
+        yield fault_of_steps(
             comparing,
             "runs the model on the inputs, and the LightningModule has no forward",
             "write forward(self, inputs), which returns the outputs that the loss takes",
@@ -180,21 +187,21 @@ def _batches(plan: Plan, module: pl.LightningModule) -> Iterator[Fault]:
 def _losses(plan: Plan, criterion: str | None) -> Iterator[Fault]:
     if criterion is not None:
         return
-    changing = [step for step in plan.steps if step.before.get(Field.TARGETS) != step.after.get(Field.TARGETS)]
+    changing = changes_kind(plan, Field.TARGETS)
     if changing:
-        yield _fault(
+        yield fault_of_steps(
             changing, "changes the kind of the targets, and the loss is not the plan's", _TAKE_OVER, Event.LOSS
         )
     acting = [hook for hook in plan.hooks if hook.effect.event is Event.LOSS]
     if acting:
-        yield _fault(acting, "acts at the loss, which Lightning does not show", _TAKE_OVER, Event.LOSS)
+        yield fault_of_steps(acting, "acts at the loss, which Lightning does not show", _TAKE_OVER, Event.LOSS)
 
 
 def _steps(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Fault]:
     whole = [hook for hook in plan.hooks if hook.effect.event is Event.STEP and hook.effect.phase is not Phase.AFTER]
     if not module.automatic_optimization:
         if whole:
-            yield _fault(
+            yield fault_of_steps(
                 whole,
                 "runs the passes of a step, and in manual optimization training_step makes them",
                 "set self.automatic_optimization = True, or leave {names} out",
@@ -204,7 +211,7 @@ def _steps(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Itera
     parts = trainer.accumulate_grad_batches
     first = [hook for hook in whole if hook.effect.phase is not Phase.REPLACE]
     if parts > 1 and first:
-        yield _fault(
+        yield fault_of_steps(
             first,
             f"acts before the passes of a step, and with accumulate_grad_batches={parts} Lightning has made most of "
             "them by then",
@@ -214,11 +221,10 @@ def _steps(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Itera
 
 
 def _gradients(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[Fault]:
-    using = [hook for hook in plan.hooks if Field.GRADIENTS in hook.effect.reads | hook.effect.writes]
-    again = [hook for hook in plan.hooks if hook.effect.phase is Phase.REPLACE]
+    using, again = uses_gradients(plan), repeats_passes(plan)
     precision = trainer.precision_plugin
     if isinstance(precision, MixedPrecision) and precision.scaler is not None and (using or again):
-        yield _fault(
+        yield fault_of_steps(
             [*using, *again],
             "uses gradients, which precision='16-mixed' scales",
             "set precision='bf16-mixed'",
@@ -226,14 +232,14 @@ def _gradients(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> I
         )
     clipping = [hook for hook in using if hook.effect.event is Event.UPDATE and Field.GRADIENTS in hook.effect.writes]
     if is_overridden("configure_gradient_clipping", module) and clipping:
-        yield _fault(
+        yield fault_of_steps(
             clipping,
             f"edits gradients before each update, and so does {type(module).__name__}.configure_gradient_clipping",
             "do it in one place: leave {names} or configure_gradient_clipping out",
             Event.UPDATE,
         )
     if trainer.gradient_clip_val and clipping:
-        yield _fault(
+        yield fault_of_steps(
             clipping,
             f"edits gradients before each update, and so does gradient_clip_val={trainer.gradient_clip_val}",
             "do it in one place: leave {names} or gradient_clip_val out",
@@ -244,18 +250,9 @@ def _gradients(plan: Plan, trainer: pl.Trainer, module: pl.LightningModule) -> I
 def _strategies(plan: Plan, trainer: pl.Trainer) -> Iterator[Fault]:
     known = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
     if plan.hooks and (not known or isinstance(trainer.strategy, DeepSpeedStrategy)):
-        yield _fault(
+        yield fault_of_steps(
             plan.hooks,
             f"acts on the training state, which {type(trainer.strategy).__name__} may split or step in its own way",
             "use strategy='ddp' or one device, or leave {names} out",
             Event.FIT,
         )
-
-
-def _fault(
-    parties: Iterable[BatchStep | HookStep], message: str, fix: str, event: Event, *, code: str = "loop-limit"
-) -> Fault:
-    """Return a fault of steps with the loop; ``{names}`` in the fix are theirs."""
-    names = tuple(dict.fromkeys(step.name for step in parties))
-    words = ", ".join(names)
-    return Fault(code, f"{words} {message}", fix.format(names=words), names, event)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from inspect import signature
 from typing import Any
 
@@ -13,13 +13,20 @@ from transformers.training_args import OptimizerNames
 from counterpoint.core.declare.effects import Phase
 from counterpoint.core.declare.events import Event
 from counterpoint.core.declare.kinds import Field
-from counterpoint.core.errors import CompositionError
 from counterpoint.core.faults import Fault
-from counterpoint.core.plan.steps import BatchStep, HookStep
+from counterpoint.core.plan.steps import HookStep
 from counterpoint.core.run.plan import Plan
 from counterpoint.integrations import consistency, launcher
 from counterpoint.integrations.criterion import compare_losses, loss_modules
 from counterpoint.integrations.fields import Fields
+from counterpoint.integrations.limits import (
+    changes_kind,
+    compares_losses,
+    fault_of_steps,
+    raise_faults,
+    repeats_passes,
+    uses_gradients,
+)
 from counterpoint.integrations.nested import parts
 
 __all__ = ["changes_inputs", "check_length", "check_limits"]
@@ -62,16 +69,16 @@ def check_limits(
 
     ``options`` are the further arguments of the Trainer, and under ``compute_loss`` whether it has such a method.
     """
-    faults = [
-        *_arguments(args),
-        *_options(plan, options),
-        *_stated(plan, model, args),
-        *_gradients(plan, args),
-        *_columns(fields, model, args, options.get("train_dataset")),
-        *_looks(plan, fields),
-    ]
-    if faults:
-        raise CompositionError(faults)
+    raise_faults(
+        [
+            *_arguments(args),
+            *_options(plan, options),
+            *_stated(plan, model, args),
+            *_gradients(plan, args),
+            *_columns(fields, model, args, options.get("train_dataset")),
+            *_looks(plan, fields),
+        ]
+    )
 
 
 def check_length(plan: Plan, *, total: int, epoch: int | None) -> None:
@@ -84,21 +91,19 @@ def check_length(plan: Plan, *, total: int, epoch: int | None) -> None:
         ("steps_per_epoch", clock.steps_per_epoch, epoch, epoch),
         ("max_duration", clock.total, total, f"{total}ba"),
     ]
-    faults = [
+    raise_faults(
         _limit(
             f"the plan counts on {was} batches by {key}, and the Trainer takes {now}",
             f"write compose(..., {key}={right!r})",
         )
         for key, was, now, right in told
         if was is not None and now is not None and was != now
-    ]
-    if faults:
-        raise CompositionError(faults)
+    )
 
 
 def changes_inputs(plan: Plan) -> bool:
     """Whether a plan gives the model inputs of another kind than the data's, in evaluation too."""
-    return any(step.before[Field.INPUTS] != step.after[Field.INPUTS] for step in plan.steps)
+    return bool(changes_kind(plan, Field.INPUTS))
 
 
 def _arguments(args: TrainingArguments) -> Iterator[Fault]:
@@ -155,7 +160,7 @@ def _options(plan: Plan, options: Mapping[str, Any]) -> Iterator[Fault]:
         )
     surgery = _acting(plan, Event.SETUP)
     if surgery and options.get("optimizers", (None, None))[0] is not None:
-        yield _fault(
+        yield fault_of_steps(
             surgery,
             "changes the model's modules, and optimizers=... has taken their parameters already",
             "choose the optimizer by optim=... or optimizer_cls_and_kwargs=..., which make it later",
@@ -167,25 +172,24 @@ def _options(plan: Plan, options: Mapping[str, Any]) -> Iterator[Fault]:
 def _gradients(plan: Plan, args: TrainingArguments) -> Iterator[Fault]:
     clipping = [h for h in _acting(plan, Event.UPDATE) if Field.GRADIENTS in h.effect.writes]
     if args.max_grad_norm and args.max_grad_norm > 0 and clipping:
-        yield _fault(
+        yield fault_of_steps(
             clipping,
             f"edits gradients before each update, and max_grad_norm={args.max_grad_norm} would clip them once more",
             "write max_grad_norm=0",
             Event.UPDATE,
         )
-    again = [hook for hook in plan.hooks if hook.effect.phase is Phase.REPLACE]
-    using = [hook for hook in plan.hooks if Field.GRADIENTS in hook.effect.reads | hook.effect.writes]
+    using, again = uses_gradients(plan), repeats_passes(plan)
     if args.fp16 and (using or again):
-        yield _fault(
+        yield fault_of_steps(
             [*using, *again], "uses gradients, which fp16=True scales", "write bf16=True instead", Event.UPDATE
         )
 
 
 def _looks(plan: Plan, fields: Fields) -> Iterator[Fault]:
-    looking = [step for step in plan.steps if any(effect.sample_losses for effect in step.effects)]
+    looking = compares_losses(plan)
     nested = [path for path in fields.inputs if len(parts(path)) > 1]
     if looking and nested:
-        yield _fault(
+        yield fault_of_steps(
             looking,
             f"runs the model on the inputs by their names, and those at {nested} have none that the model knows",
             "let the collator put them under names of their own",
@@ -252,11 +256,3 @@ def _acting(plan: Plan, event: Event) -> list[HookStep]:
 
 def _limit(message: str, fix: str, event: Event = Event.FIT) -> Fault:
     return Fault("loop-limit", message, fix, event=event)
-
-
-def _fault(
-    parties: Iterable[BatchStep | HookStep], message: str, fix: str, event: Event, *, code: str = "loop-limit"
-) -> Fault:
-    """Return a fault of steps with the loop."""
-    names = tuple(dict.fromkeys(step.name for step in parties))
-    return Fault(code, f"{', '.join(names)} {message}", fix, names, event)
