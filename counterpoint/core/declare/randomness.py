@@ -28,6 +28,9 @@ _START = {"bit_generator": "Philox", "buffer": _ZEROS, "buffer_pos": 4, "has_uin
 """The state of a new generator, without its key."""
 
 
+_SMALLEST, _GREATEST = 1e-300, 1e300
+"""Bounds of the parameters of Beta numbers."""
+
 _LARGEST = 1 << 256
 """The largest number in a key: Python refuses to write out one of some thousand digits."""
 
@@ -117,7 +120,9 @@ class Rng:
         >>> Rng(17, "edge").beta(1e-6, 1e-6, (4,))
         tensor([0., 1., 1., 0.], dtype=torch.float64)
         """
-        return torch.as_tensor(self._numbers.beta(_beta_parameter("a", a), _beta_parameter("b", b), tuple(size)))
+        if not (type(a) is type(b) is float and min(a, b) >= _SMALLEST and max(a, b) <= _GREATEST):
+            a, b = _beta_parameter("a", a), _beta_parameter("b", b)
+        return torch.as_tensor(self._numbers.beta(a, b, tuple(size)))
 
 
 def _beta_parameter(name: str, value: float) -> float:
@@ -125,4 +130,4 @@ def _beta_parameter(name: str, value: float) -> float:
     number = real_number(name, value)
     if number <= 0:
         raise ArgumentError(f"{name} is {shown(value)}; it is a positive number, such as 0.2")
-    return min(max(number, 1e-300), 1e300)
+    return min(max(number, _SMALLEST), _GREATEST)
