@@ -50,7 +50,7 @@ def _registers(owner: Distribution, top: str) -> bool:
 
 
 def source_of(defined: Any) -> bytes | None:
-    """Return the source of the module of a class or function, or of itself alone if the module is a script.
+    """Return the source of the module of a class or function, or its own source if the module is a script.
 
     It is ``None`` for what has no source, such as a class that was typed at a prompt.
     """
