@@ -41,9 +41,8 @@ def train_config(
     path: str, overrides: Sequence[str], *, resume: bool, overwrite: bool, allow_changes: bool = False
 ) -> None:
     """Train as the config at ``path`` says."""
-    config = _checked(path, overrides)
-    trainer = _trainer(path, config)
-    if config.run_dir is None:
+    trainer = _trainer(path, overrides)
+    if trainer.config.run_dir is None:
         raise ConfigError(
             f"{path}: run_dir: is missing; write the folder to keep the run in, such as `run_dir: runs/1`"
         )
@@ -70,7 +69,7 @@ def check_config(
     all of the data through, as training does before anything is written.
     """
     try:
-        trainer = _trainer(path, _checked(path, overrides))
+        trainer = _trainer(path, overrides)
         if whole_data:
             _verify(path, trainer)
     except ConfigError as error:
@@ -117,31 +116,36 @@ def _remedy(remedy: Remedy) -> dict[str, Any]:
     return {"kind": type(remedy).__name__.lower(), **asdict(remedy)}
 
 
-def _checked(path: str, overrides: Sequence[str]) -> RunConfig:
-    """Read a config; if it is wrong, raise all of its faults, those of its composition included."""
+def _trainer(path: str, overrides: Sequence[str]) -> Trainer:
+    """Make everything that a run needs, before anything is trained or written.
+
+    Raises ``ConfigError`` with the name of the file and all faults of a wrong config, also those of its composition.
+    """
     tree = read_config(path, overrides)
     try:
-        return RunConfig.parse(tree, source=path, overrides=overrides)
+        config = RunConfig.parse(tree, source=path, overrides=overrides)
     except ConfigError as error:
         raise config_error(path, (*error.faults, *_further_faults(tree))) from None
+    with _faults_of_file(path):
+        return _built(config)
 
 
-def _trainer(path: str, config: RunConfig) -> Trainer:
-    """Make everything that a run needs, before anything is trained or written; every fault names the file."""
-    from counterpoint.trainer.trainer import Trainer  # slow to import, which a wrong config should not wait for
+def _built(config: RunConfig) -> Trainer:
+    """Make the trainer of a config."""
+    from counterpoint.trainer.trainer import Trainer  # slow to import, which a wrong YAML file should not wait for
 
-    with _told(path), guarded():
+    with guarded():
         return Trainer(config)
 
 
 def _verify(path: str, trainer: Trainer) -> None:
     """Read all of the data through."""
-    with _told(path), guarded():
+    with _faults_of_file(path), guarded():
         trainer.data.verify()
 
 
 @contextmanager
-def _told(path: str) -> Iterator[None]:
+def _faults_of_file(path: str) -> Iterator[None]:
     """Name the file in what is wrong with a config, its data or its machine, each fault with its code and its fix."""
     try:
         yield
@@ -156,14 +160,11 @@ def _further_faults(tree: Mapping[str, Any]) -> tuple[Fault, ...]:
 
     An order that refers to one of the wrong methods, which are left out here, is no fault of its own.
     """
-    from counterpoint.trainer.trainer import Trainer
-
     listed = tree.get("algorithms")
     items = listed if isinstance(listed, list) else []
     sound = [item for item in items if _is_sound(item)]
     try:
-        with guarded():
-            Trainer(RunConfig.model_validate({**tree, "algorithms": sound}))
+        _built(RunConfig.model_validate({**tree, "algorithms": sound}))
     except CompositionError as error:
         return tuple(
             fault

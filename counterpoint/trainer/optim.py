@@ -14,7 +14,17 @@ from counterpoint.core.declare.durations import Duration
 from counterpoint.core.errors import ConfigError
 from counterpoint.trainer.component_config import ComponentConfig
 
-__all__ = ["OPTIMIZERS", "SCHEDULERS", "SGD", "AdamW", "Constant", "Cosine", "OptimizerConfig", "SchedulerConfig"]
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULERS",
+    "SGD",
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "OptimizerConfig",
+    "SchedulerConfig",
+    "trained_parameters",
+]
 
 _Share = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
@@ -47,7 +57,7 @@ class SGD(OptimizerConfig):
 
     def build(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer."""
-        return optim.SGD(_trained(model), **self.model_dump())
+        return optim.SGD(trained_parameters(model), **self.model_dump())
 
 
 class AdamW(OptimizerConfig):
@@ -70,10 +80,11 @@ class AdamW(OptimizerConfig):
 
     def build(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer."""
-        return optim.AdamW(_trained(model), **self.model_dump())
+        return optim.AdamW(trained_parameters(model), **self.model_dump())
 
 
-def _trained(model: nn.Module) -> list[nn.Parameter]:
+def trained_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a model that are trained; raises ``ConfigError`` if none is."""
     if parameters := [parameter for parameter in model.parameters() if parameter.requires_grad]:
         return parameters
     raise ConfigError("model: it has no parameters to train; set requires_grad on some, or use another model")

@@ -129,13 +129,8 @@ class Trainer:
         check_prepared(self.plan, self.model, self.data, self._accelerator)
         _check_precision(self.config.precision, self.plan)
         check_microbatches(self.config.accumulate, self._sampler.batch_size)
-        check_optimizer(self.config.optimizer)
-        # Everything that the loop needs is built here once, to find faults before anything is written.
-        self.config.scheduler.build(
-            self.config.optimizer.build(self.model),
-            total=total_batches(self.config, self._sampler),
-            steps_per_epoch=self._sampler.batches,
-        )
+        total = total_batches(self.config, self._sampler)
+        check_optimizer(self.config, self.model, total=total, steps_per_epoch=self._sampler.batches)
         self._has_run, self._record = False, RunRecord()
 
     @property

@@ -23,6 +23,7 @@ from counterpoint import (
     RunError,
 )
 from counterpoint.trainer import DataSpec, RunConfig, load_config
+from counterpoint.trainer.optim import SGD
 from counterpoint.trainer.runs.checkpoint import latest_checkpoint
 from tests.trainer.support import METHODS, assert_equal, blobs, config, lines, weights
 
@@ -475,6 +476,32 @@ def test_what_does_not_fit_is_found_before_training(make: Any, error: type[Excep
     arguments = make()
     with pytest.raises(error, match=message):
         cp.Trainer(arguments.pop("config"), **arguments)
+
+
+@pytest.mark.slow
+def test_the_optimizer_of_the_model_is_built_once_and_after_methods_have_changed_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blurpool replaces modules. The settings are checked on a weight that is not the model's."""
+    build, built = SGD.build, list[list[int]]()
+
+    def counted(self: SGD, model: nn.Module) -> torch.optim.Optimizer:
+        built.append([parameter.numel() for parameter in model.parameters()])
+        return build(self, model)
+
+    monkeypatch.setattr(SGD, "build", counted)
+    trainer = cp.Trainer(config(None, max_duration="1ba", model="small_cnn", algorithms=["blurpool"]))
+    assert built == [[1]]
+    trainer.fit()
+    assert built == [[1], [parameter.numel() for parameter in trainer.model.parameters()]]
+
+
+@pytest.mark.parametrize("warmup", ["0ba", "10ba"])
+def test_settings_that_overflow_together_are_found_before_training(warmup: str) -> None:
+    """The rate counts at its highest, also if a warm-up leads there."""
+    optimizer = {"name": "sgd", "lr": 1e20, "weight_decay": 1e19}
+    with pytest.raises(ConfigError, match="optimizer: its settings are too large together"):
+        cp.Trainer(config(None, optimizer=optimizer, scheduler={"name": "constant", "warmup": warmup}))
 
 
 def test_faults_of_composition_are_in_yaml_terms() -> None:

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from counterpoint.core.errors import ConfigError
-from counterpoint.trainer.optim import OptimizerConfig
+from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.optim import trained_parameters
 
 __all__ = ["batch_notes", "check_microbatches", "check_optimizer", "check_workers"]
 
@@ -44,10 +45,15 @@ def batch_notes(asked: int, batch_size: int, ranks: int) -> list[str]:
     return [f"data.batch_size: {asked} is more than the data has; each batch holds {batch_size} examples, {share}"]
 
 
-def check_optimizer(config: OptimizerConfig) -> None:
-    """Take one step on a weight of its own; raises ``ConfigError`` if the settings overflow float32 together."""
+def check_optimizer(config: RunConfig, model: nn.Module, *, total: int, steps_per_epoch: int) -> None:
+    """Check the optimizer and the schedule of a run of ``total`` steps on a single weight.
+
+    The loop builds those of ``model``, after methods have changed it. Raises ``ConfigError`` if no parameter of the
+    model is trained, the settings overflow float32 together, or the warm-up is longer than the run.
+    """
+    trained_parameters(model)
     weights = nn.ParameterList([nn.Parameter(torch.ones(1))])
-    optimizer = config.build(weights)
+    optimizer = config.optimizer.build(weights)
     weights[0].grad = torch.ones(1)
     try:
         optimizer.step()
@@ -56,3 +62,4 @@ def check_optimizer(config: OptimizerConfig) -> None:
         reason = str(error)
     if reason:
         raise ConfigError(f"optimizer: its settings are too large together: {reason}; lower lr or weight_decay")
+    config.scheduler.build(optimizer, total=total, steps_per_epoch=steps_per_epoch)
