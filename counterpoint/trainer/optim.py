@@ -151,5 +151,11 @@ class Cosine(SchedulerConfig):
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
 
 
-OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adamw": AdamW, "sgd": SGD}
-SCHEDULERS: dict[str, type[SchedulerConfig]] = {"constant": Constant, "cosine": Cosine}
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
+    "adamw": AdamW,
+    "sgd": SGD,
+}
+SCHEDULERS: dict[str, type[SchedulerConfig]] = {
+    "constant": Constant,
+    "cosine": Cosine,
+}
