@@ -138,6 +138,7 @@ def _by_hand(config: dict[str, Any]) -> float:
     data = Digits().build()
     model = SmallCNN().build(data.spec)
     average = copy.deepcopy(model)
+    move: Any = torch.optim.swa_utils.get_ema_multi_avg_fn(0.99)
     numbers = np.random.default_rng(0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     began = time.perf_counter()
@@ -153,8 +154,7 @@ def _by_hand(config: dict[str, Any]) -> float:
             scheduler.step()
             if not math.isfinite(loss.item()):
                 raise ValueError("the loss is not finite")
-            with torch.no_grad():
-                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 0.01)
+            move(list(average.parameters()), list(model.parameters()), 0)
     average.eval()
     with torch.no_grad():
         for images, labels in torch.utils.data.DataLoader(data.evaluation, batch_size=128):  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from counterpoint.core import Algorithm, Event, Fault, Scope, before
+from counterpoint.core.compat import child_places
 from counterpoint.core.declare.kinds import Claim, Slot
 from counterpoint.core.errors import DataError
 
@@ -205,7 +206,7 @@ def _strided(
     for parent in model.modules():
         if isinstance(parent, BlurConv2d | BlurMaxPool2d):
             continue
-        for name, module in parent._modules.items():
+        for name, module in child_places(parent):
             conv = isinstance(module, nn.Conv2d) and convolutions and module.in_channels >= min_channels
             pool = isinstance(module, nn.MaxPool2d) and max_pools and not (module.ceil_mode or module.return_indices)
             if isinstance(module, nn.Conv2d | nn.MaxPool2d) and (conv or pool) and max(_pair(module.stride)) > 1:

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.loss import _Loss
 
 from counterpoint.composition import compose
+from counterpoint.core.compat import Loss
 from counterpoint.core.declare.events import Event
 from counterpoint.core.declare.kinds import DENSE, INDEX, MULTI_HOT, Kind
 from counterpoint.core.faults import Fault
@@ -34,7 +34,7 @@ _Function = Callable[[Tensor, Tensor], Tensor]
 
 def loss_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return the submodules of a model that are losses of ``torch.nn`` or of this package, by their names."""
-    known: tuple[type[nn.Module], ...] = (_Loss, *known_losses())
+    known: tuple[type[nn.Module], ...] = (Loss, *known_losses())
     return {name: module for name, module in model.named_modules() if name and isinstance(module, known)}
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -182,6 +182,49 @@ def test_what_cannot_be_compiled_is_said_once_and_runs_step_by_step() -> None:
         compare([Branching(), MixUp()], 6)
     assert len(caught) == 1
     assert "eager=True" in str(caught[0].message)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no compiler\nhere"), OSError(), ValueError("  odd  ")], ids=repr)
+def test_any_error_of_the_compiler_is_said_once(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        tries.append(1)
+        raise error
+
+    monkeypatch.setattr(compiled, "_compiled", fail)
+    wanted = (str(error).split("\n")[0].strip() or "OSError") + r" \(a transform"
+    with pytest.warns(RuntimeWarning, match=f"runs step by step: {wanted}") as caught:
+        compare([MixUp(), LabelSmoothing()], 5)
+    assert (len(tries), len(caught)) == (1, 1)
+
+
+class Breaking(cp.Algorithm[None], name="breaking"):
+    """Doubles the inputs until it breaks."""
+
+    broken: ClassVar[bool] = False
+
+    @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE)
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        if Breaking.broken:
+            raise ValueError("broken here")
+        return batch.with_inputs(batch.inputs * 2)
+
+
+@pytest.mark.slow
+def test_an_error_of_a_method_is_its_own_and_the_plan_stays_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = replace(cp.compose([Breaking()], **FACTS), backend="eager")
+    x, y = torch.rand(4, 3, 8, 8), torch.arange(4)
+    for step in range(3):
+        plan(x, y, step=step)
+    monkeypatch.setattr(Breaking, "broken", True)
+    with pytest.raises(cp.MethodError, match=r"^breaking.* failed at step 3: ValueError: broken here"):
+        plan(x, y, step=3)
+    monkeypatch.setattr(Breaking, "broken", False)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert torch.equal(plan(x, y, step=4)[0], x * 2)
+    assert graphs() == 1
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from counterpoint.core.compat import assert_on_device
 from counterpoint.core.declare.algorithm import Algorithm
 from counterpoint.core.declare.batch import Batch
 from counterpoint.core.declare.decorators import transform
@@ -64,7 +65,7 @@ def check_classes(indices: Tensor, num_classes: int, ignore_index: int) -> None:
     wrong = (indices != ignore_index) & ((indices < 0) | (indices >= num_classes))
     why = f"is no class: {num_classes} classes are 0 to {num_classes - 1}, an ignored position is {ignore_index}"
     if indices.device.type != "cpu":
-        torch._assert_async(~wrong.any(), f"a target {why}")
+        assert_on_device(~wrong.any(), f"a target {why}")
     elif wrong.any():
         raise DataError(f"target {indices[wrong][0].item()} {why}")
 
@@ -86,7 +87,7 @@ def check_counted(targets: Tensor, ignore_index: int, loss: str, kind: Kind) -> 
     why = f"{named} marks an ignored position, and in the {kind} targets that the loss {loss} takes it would count as "
     why += "a negative for each class: leave such samples out, or use a loss over classes, such as cross_entropy"
     if targets.device.type != "cpu":
-        torch._assert_async(~ignored.any(), why)
+        assert_on_device(~ignored.any(), why)
     elif ignored.any():
         raise DataError(f"{why}; the first is sample {ignored.nonzero()[0].item()}")
 

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from counterpoint.core.compat import child_places, tensor_tables
+
 __all__ = ["described", "digest"]
 
 _OF_TORCH = frozenset(vars(nn.Module()))
@@ -125,7 +127,8 @@ def _object(value: object, above: tuple[int, ...]) -> Any:
     named |= {name: getattr(value, name) for name in slots}
     if isinstance(value, nn.Module):
         named = {name: item for name, item in named.items() if name not in _OF_TORCH}
-        named |= {**value._parameters, **value._buffers, **value._modules}
+        parameters, buffers = tensor_tables(value)
+        named |= {**parameters, **buffers, **dict(child_places(value))}
     return {"class": _name(type(value)), **{name: _described(item, above) for name, item in sorted(named.items())}}
 
 

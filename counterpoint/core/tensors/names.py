@@ -9,14 +9,13 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from counterpoint.core.compat import WRAPPERS
+
 __all__ = ["load_state", "named_tensors", "plain_name", "renamed", "state_of", "unwrapped_name"]
 
 ValueT = TypeVar("ValueT")
 
-_WRAPPERS = frozenset({"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"})
-"""Under which name DDP, torch.compile, FSDP and activation checkpointing hold the module that they wrap."""
-
-_WRAPPED = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(sorted(_WRAPPERS))})\.")
+_WRAPPED = re.compile(rf"(?:^|(?<=\.))(?:{'|'.join(sorted(WRAPPERS))})\.")
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -45,7 +44,7 @@ def unwrapped_name(model: nn.Module, name: str) -> str:
     module, kept = model, []
     *path, last = name.split(".")
     for part in path:
-        if part not in _WRAPPERS or not _only_holds(module, part):
+        if part not in WRAPPERS or not _only_holds(module, part):
             kept.append(part)
         module = module.get_submodule(part)
     return ".".join([*kept, last])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from counterpoint.core.compat import tensor_tables
 from counterpoint.core.tensors.sharding import is_sharded, reshard
 
 __all__ = ["SavedTensors", "write"]
@@ -26,9 +27,8 @@ class SavedTensors:
     """
 
     def __init__(self, model: nn.Module, *, parameters: bool = False) -> None:
-        kinds = ["_parameters", "_buffers"] if parameters else ["_buffers"]
         self._model = model
-        self._places = [vars(module)[kind] for module in model.modules() for kind in kinds]
+        self._places = [place for module in model.modules() for place in tensor_tables(module, parameters=parameters)]
         self._held = [dict(place) for place in self._places]
         distinct = {id(tensor): tensor for held in self._held for tensor in held.values() if tensor is not None}
         self._copies = [

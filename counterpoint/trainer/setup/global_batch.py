@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
+from counterpoint.core.compat import BatchNorm, Dropout
 from counterpoint.core.declare.kinds import Axis
 from counterpoint.core.plan.member import Member
 from counterpoint.core.run.plan import Plan
@@ -74,8 +73,8 @@ def _is_split(member: Member) -> bool:
 def _layers(model: nn.Module) -> Iterator[str]:
     """Name the layers that compute or draw across a batch, and how many there are."""
     modules = list(model.modules())
-    norms = [module for module in modules if isinstance(module, _BatchNorm)]
-    drops = [module for module in modules if isinstance(module, _DropoutNd) and module.p > 0]
+    norms = [module for module in modules if isinstance(module, BatchNorm)]
+    drops = [module for module in modules if isinstance(module, Dropout) and module.p > 0]
     for name, found in (("batch norm", norms), ("dropout", drops)):
         if found:
             yield f"{name} ({len(found)} {'layer' if len(found) == 1 else 'layers'})"

@@ -6,12 +6,12 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import FunctionType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from counterpoint.core.compat import with_own_code
 from counterpoint.core.declare.batch import Batch
 from counterpoint.core.run.batch.calls import BoundEdit, Call, map_draws
 from counterpoint.core.run.batch.device_transfer import moved
@@ -86,16 +86,18 @@ class Compiled:
             return edited
         try:
             return variant.run(acting, batch)
-        except _compiler_errors() as error:
-            self._works = False
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(
-                f"the plan cannot be compiled here and runs step by step: {reason} (a transform that the compiler "
-                "cannot take is declared with eager=True)",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            return self._run([call for call in acting if call.active], batch)
+        except Exception as error:  # noqa: BLE001 - the compiler has errors of many types, most of them private
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        # An error of a method or of the data is raised here, and the plan stays compiled.
+        edited = self._run([call for call in acting if call.active], batch)
+        self._works = False
+        warnings.warn(
+            f"the plan cannot be compiled here and runs step by step: {reason} (a transform that the compiler cannot "
+            "take is declared with eager=True)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return edited
 
 
 class _Key(NamedTuple):
@@ -151,10 +153,8 @@ def _compiled(
             batch = _select(flags[number], edited, batch) if flags is not None and conditional else edited
         return batch.inputs if out is None else out.copy_(batch.inputs), batch.targets
 
-    # The compiler counts what it compiles by code object and stops at eight: each function gets a code of its own.
-    own = FunctionType(chain.__code__.replace(), chain.__globals__, chain.__name__, None, chain.__closure__)
     options = _FUSED if backend == "inductor" else None
-    return torch.compile(own, fullgraph=True, dynamic=False, backend=backend, options=options)
+    return torch.compile(with_own_code(chain), fullgraph=True, dynamic=False, backend=backend, options=options)
 
 
 def _select(active: Tensor, edited: Batch, batch: Batch) -> Batch:
@@ -179,11 +179,3 @@ def _signature(calls: Sequence[Call]) -> tuple[str, ...]:
 
 def _described(tensor: Tensor) -> tuple[object, ...]:
     return (tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device)
-
-
-def _compiler_errors() -> tuple[type[Exception], ...]:
-    # Importing the compiler takes seconds.
-    from torch._dynamo.exc import TorchDynamoException
-    from torch._inductor.exc import InductorError
-
-    return (TorchDynamoException, InductorError)

@@ -27,7 +27,7 @@ from counterpoint.core.run.batch.gradients import check_tracked, gradient_mode
 from counterpoint.core.run.batch.sample_losses import Ask, SampleLosses, asking
 from counterpoint.core.run.batch.validation import given_batch
 from counterpoint.core.run.dice import Dice
-from counterpoint.core.run.failures import raise_named
+from counterpoint.core.run.failures import MethodCode, raise_named
 from counterpoint.core.run.progress import Progress
 
 __all__ = ["Runner", "apply_edit", "run_calls"]
@@ -145,7 +145,8 @@ class _Editing:
                 continue
             if self._due(steps, batch):
                 self._one_by_one(steps, replace(batch, writable=False))
-            batch = compiled.run(batch, partial(self._chain, steps, batch))
+            with MethodCode(", ".join(bound.planned.name for bound in steps), self._dice.step):
+                batch = compiled.run(batch, partial(self._chain, steps, batch))
         return batch
 
     def _one_by_one(self, steps: Sequence[BoundStep], batch: Batch) -> Batch:
