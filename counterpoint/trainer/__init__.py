@@ -1,8 +1,8 @@
 """The run config, models, data sets, and the loop that Counterpoint ships.
 
-``config`` reads and validates a run config. ``data`` and ``models`` have what a config can name, ``optim`` its optimizers
-and schedules. ``setup`` builds the model, the data and the plan, and checks that they fit. ``runs`` is the run folder, and
-``loop`` trains. ``trainer`` puts them together.
+``config`` reads and validates a run config. ``data`` and ``models`` have what a config can name, ``optim`` its
+optimizers and schedules. ``setup`` builds the model, the data and the plan, and checks that they fit. ``runs`` is the
+run folder, and ``loop`` trains. ``trainer`` puts them together.
 
 Every name below is imported when it is first used, and reading a config does not load the loop.
 """
