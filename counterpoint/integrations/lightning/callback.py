@@ -17,14 +17,19 @@ from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations.average import TRAINED
 from counterpoint.integrations.criterion import with_loss
 from counterpoint.integrations.fields import FIRST_AND_SECOND, Fields
-from counterpoint.integrations.lightning.compat import Method, callbacks_of, instead, instead_of, trainer_of
+from counterpoint.integrations.lightning.compat import LoopMethod, callbacks_of, instead, instead_of, trainer_of
 from counterpoint.integrations.lightning.events import FitEvents, evaluate
 from counterpoint.integrations.lightning.limits import check_fit, check_loss, check_model
 
 __all__ = ["CounterpointCallback", "original_targets"]
 
 
-_STAGES = {"fit": Method.FIT, "validate": Method.VALIDATE, "test": Method.TEST, "predict": Method.PREDICT}
+_STAGES = {
+    "fit": LoopMethod.FIT,
+    "validate": LoopMethod.VALIDATE,
+    "test": LoopMethod.TEST,
+    "predict": LoopMethod.PREDICT,
+}
 
 
 def original_targets(module: pl.LightningModule, targets: Tensor) -> Tensor:

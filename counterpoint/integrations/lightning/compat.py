@@ -16,13 +16,13 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.optim import Optimizer
 
-__all__ = ["TRIED", "Method", "callbacks_of", "instead", "instead_of", "is_trial_run", "passes_again", "trainer_of"]
+__all__ = ["TRIED", "LoopMethod", "callbacks_of", "instead", "instead_of", "is_trial_run", "passes_again", "trainer_of"]
 
 TRIED = ("2.4.0", "2.6.6")
 """The releases of Lightning that this file was tried on."""
 
 
-class Method(Enum):
+class LoopMethod(Enum):
     """A method that runs a part of Lightning's loops; the value says where a trainer holds it."""
 
     FIT = "fit_loop.run"
@@ -37,7 +37,7 @@ class Method(Enum):
     SAVE = "save_checkpoint"
 
 
-def instead_of(trainer: pl.Trainer, method: Method, call: Callable[..., Any]) -> AbstractContextManager[None]:
+def instead_of(trainer: pl.Trainer, method: LoopMethod, call: Callable[..., Any]) -> AbstractContextManager[None]:
     """Let ``call(method, ...)`` replace a method of a trainer's loops while the context lasts."""
     *path, name = method.value.split(".")
     owner = attrgetter(".".join(path))(trainer) if path else trainer
@@ -65,7 +65,7 @@ def is_trial_run(trainer: pl.Trainer) -> bool:
 
 
 def passes_again(trainer: pl.Trainer, optimizer: Optimizer, batch_idx: int, arguments: Any) -> Callable[[], Any]:
-    """Return the forward and backward pass over a batch, given what the loop gave ``Method.AUTOMATIC_BATCH`` for it."""
+    """Return the forward and backward pass over a batch, given the arguments of ``LoopMethod.AUTOMATIC_BATCH``."""
     closure: Callable[[], Any] = trainer.fit_loop.epoch_loop.automatic_optimization._make_closure(
         arguments, optimizer, batch_idx
     )

@@ -19,7 +19,7 @@ from counterpoint.core.declare.events import Event
 from counterpoint.core.errors import RunError
 from counterpoint.core.run.training.engine import Engine
 from counterpoint.integrations.fields import Fields
-from counterpoint.integrations.lightning.compat import Method, instead, instead_of, passes_again
+from counterpoint.integrations.lightning.compat import LoopMethod, instead, instead_of, passes_again
 from counterpoint.integrations.lightning.limits import check_length
 
 __all__ = ["FitEvents", "evaluate"]
@@ -42,14 +42,14 @@ class FitEvents:
     def run(self, run: Callable[[], None]) -> None:
         """Run the loop."""
         engine, trainer = self._engine, self._trainer
-        methods: dict[Method, Callable[..., Any]] = {
-            Method.EPOCH: self._epoch,
-            Method.VALIDATION_IN_FIT: partial(evaluate, engine, trainer),
-            Method.AUTOMATIC_BATCH: self._batch,
-            Method.MANUAL_BATCH: self._batch,
+        methods: dict[LoopMethod, Callable[..., Any]] = {
+            LoopMethod.EPOCH: self._epoch,
+            LoopMethod.VALIDATION_IN_FIT: partial(evaluate, engine, trainer),
+            LoopMethod.AUTOMATIC_BATCH: self._batch,
+            LoopMethod.MANUAL_BATCH: self._batch,
         }
         if self._has_steps:
-            methods[Method.OPTIMIZER_STEP] = self._step
+            methods[LoopMethod.OPTIMIZER_STEP] = self._step
         with ExitStack() as replaced:
             for method, call in methods.items():
                 replaced.enter_context(instead_of(trainer, method, call))
@@ -165,7 +165,7 @@ def evaluate(engine: Engine, trainer: pl.Trainer, run: Callable[[], Any]) -> Any
             finally:
                 averaged.enter_context(engine.evaluation())
 
-        with instead_of(trainer, Method.SAVE, save):
+        with instead_of(trainer, LoopMethod.SAVE, save):
             return run()
 
 

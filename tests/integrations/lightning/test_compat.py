@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from counterpoint.integrations.lightning.compat import (
-    Method,
+    LoopMethod,
     callbacks_of,
     instead_of,
     is_trial_run,
@@ -30,12 +30,12 @@ from tests.integrations.lit import QUIET, Module, loader, make_trainer
 pytestmark = QUIET
 
 TAKES = {
-    Method.FIT: [],
-    Method.EPOCH: ["data_fetcher"],
-    Method.AUTOMATIC_BATCH: ["optimizer", "batch_idx", "kwargs"],
-    Method.MANUAL_BATCH: ["kwargs"],
-    Method.OPTIMIZER_STEP: ["optimizer", "closure", "model", "kwargs"],
-    Method.SAVE: ["filepath", "weights_only", "storage_options"],
+    LoopMethod.FIT: [],
+    LoopMethod.EPOCH: ["data_fetcher"],
+    LoopMethod.AUTOMATIC_BATCH: ["optimizer", "batch_idx", "kwargs"],
+    LoopMethod.MANUAL_BATCH: ["kwargs"],
+    LoopMethod.OPTIMIZER_STEP: ["optimizer", "closure", "model", "kwargs"],
+    LoopMethod.SAVE: ["filepath", "weights_only", "storage_options"],
 }
 """What the methods take; those of evaluations are wrapped, and are called without arguments."""
 
@@ -52,29 +52,29 @@ class Evaluated(Module):
         return self(batch[0])
 
 
-def counted(trainer: pl.Trainer, run: Callable[[], object]) -> Counter[Method]:
+def counted(trainer: pl.Trainer, run: Callable[[], object]) -> Counter[LoopMethod]:
     """Run with every method replaced by one that counts its calls."""
-    calls: Counter[Method] = Counter()
+    calls: Counter[LoopMethod] = Counter()
 
-    def call(method: Method, original: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def call(method: LoopMethod, original: Callable[..., Any], *given: Any, **named: Any) -> Any:
         calls[method] += 1
         return original(*given, **named)
 
     with ExitStack() as replaced:
-        for method in Method:
+        for method in LoopMethod:
             replaced.enter_context(instead_of(trainer, method, partial(call, method)))
         run()
     return calls
 
 
 @pytest.mark.parametrize("method", TAKES)
-def test_each_method_takes_what_it_is_given(method: Method) -> None:
+def test_each_method_takes_what_it_is_given(method: LoopMethod) -> None:
     assert list(signature(attrgetter(method.value)(make_trainer())).parameters) == TAKES[method]
 
 
 @pytest.mark.parametrize("kind", [SingleDeviceStrategy, DDPStrategy])
 def test_the_strategies_that_are_let_through_step_by_the_same_method(kind: type[Any]) -> None:
-    assert list(signature(kind.optimizer_step).parameters) == ["self", *TAKES[Method.OPTIMIZER_STEP]]
+    assert list(signature(kind.optimizer_step).parameters) == ["self", *TAKES[LoopMethod.OPTIMIZER_STEP]]
     assert callable(DDPStrategy.block_backward_sync)
 
 
@@ -82,20 +82,20 @@ def test_the_strategies_that_are_let_through_step_by_the_same_method(kind: type[
 def test_training_calls_each_method_as_often_as_it_runs_its_part(manual: bool) -> None:
     trainer, module = make_trainer(max_epochs=2), Evaluated(manual_parts=int(manual))
     calls = counted(trainer, lambda: trainer.fit(module, loader(), loader()))
-    batch = Method.MANUAL_BATCH if manual else Method.AUTOMATIC_BATCH
+    batch = LoopMethod.MANUAL_BATCH if manual else LoopMethod.AUTOMATIC_BATCH
     assert calls == {
-        Method.FIT: 1,
-        Method.EPOCH: 2,
-        Method.VALIDATION_IN_FIT: 3,  # once before training
+        LoopMethod.FIT: 1,
+        LoopMethod.EPOCH: 2,
+        LoopMethod.VALIDATION_IN_FIT: 3,  # once before training
         batch: 2 * recipe.STEPS,
-        Method.OPTIMIZER_STEP: 2 * recipe.STEPS,
+        LoopMethod.OPTIMIZER_STEP: 2 * recipe.STEPS,
     }
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("validate", Method.VALIDATE), ("test", Method.TEST), ("predict", Method.PREDICT)]
+    ("name", "method"), [("validate", LoopMethod.VALIDATE), ("test", LoopMethod.TEST), ("predict", LoopMethod.PREDICT)]
 )
-def test_each_evaluation_runs_its_loop(name: str, method: Method) -> None:
+def test_each_evaluation_runs_its_loop(name: str, method: LoopMethod) -> None:
     trainer = make_trainer()
     assert counted(trainer, lambda: getattr(trainer, name)(Evaluated(), loader())) == {method: 1}
 
@@ -103,14 +103,14 @@ def test_each_evaluation_runs_its_loop(name: str, method: Method) -> None:
 def test_checkpoints_are_saved_by_the_method_of_the_trainer(tmp_path: Path) -> None:
     saving = pl.callbacks.ModelCheckpoint(dirpath=tmp_path)
     trainer = make_trainer(saving, enable_checkpointing=True)
-    assert counted(trainer, lambda: trainer.fit(Module(), loader()))[Method.SAVE] == 1
+    assert counted(trainer, lambda: trainer.fit(Module(), loader()))[LoopMethod.SAVE] == 1
 
 
 def test_the_methods_are_put_back() -> None:
     trainer = make_trainer()
-    before = {method: attrgetter(method.value)(trainer) for method in Method}
+    before = {method: attrgetter(method.value)(trainer) for method in LoopMethod}
     counted(trainer, lambda: None)
-    assert before == {method: attrgetter(method.value)(trainer) for method in Method}
+    assert before == {method: attrgetter(method.value)(trainer) for method in LoopMethod}
 
 
 def test_passes_can_be_made_again() -> None:
@@ -124,7 +124,7 @@ def test_passes_can_be_made_again() -> None:
         return run(optimizer, number, arguments)
 
     trainer, module = make_trainer(limit_train_batches=1), Module()
-    with instead_of(trainer, Method.AUTOMATIC_BATCH, again):
+    with instead_of(trainer, LoopMethod.AUTOMATIC_BATCH, again):
         trainer.fit(module, loader())
     assert gradients[0].any()
     assert torch.equal(*gradients)
