@@ -15,11 +15,8 @@ from counterpoint.losses.checks import (
     check_weight,
     checked_number,
     checked_reduction,
-    common_dtype,
-    require_float_labels,
-    require_float_outputs,
+    elementwise,
     require_no_growth,
-    require_same_shape,
 )
 from counterpoint.losses.known import KnownLoss
 from counterpoint.losses.outputs import LOGITS, PROBABILITIES
@@ -33,7 +30,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
 ]
 
-NAME = "binary cross-entropy"
+NAME, LABELS = "binary cross-entropy", "labels between 0 and 1"
 
 
 def binary_cross_entropy_with_logits(
@@ -67,17 +64,17 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(torch.zeros(2, 3), torch.ones(2, 3))
     tensor(0.6931)
     """
-    _require_labels(outputs, targets)
+    logits, labels = elementwise(outputs, targets, NAME, LABELS)
     require_no_growth(weight, targets, NAME, "weight")
     require_no_growth(pos_weight, targets, NAME, "pos_weight")
-    dtype = common_dtype(outputs, targets)
     threshold = _checked_threshold(target_threshold)
-    labels = targets if threshold is None else targets.gt(threshold)
+    if threshold is not None:
+        labels = targets.gt(threshold).to(labels.dtype)
     return functional.binary_cross_entropy_with_logits(
-        outputs.to(dtype),
-        labels.to(dtype),
-        None if weight is None else weight.to(dtype),
-        pos_weight=None if pos_weight is None else pos_weight.to(dtype),
+        logits,
+        labels,
+        None if weight is None else weight.to(logits.dtype),
+        pos_weight=None if pos_weight is None else pos_weight.to(logits.dtype),
         reduction=checked_reduction(reduction),
     )
 
@@ -101,13 +98,12 @@ def binary_cross_entropy(
     >>> binary_cross_entropy(torch.full((2, 3), 0.5), torch.ones(2, 3))
     tensor(0.6931)
     """
-    _require_labels(outputs, targets)
+    probabilities, labels = elementwise(outputs, targets, NAME, LABELS)
     require_no_growth(weight, targets, NAME, "weight")
-    dtype = common_dtype(outputs, targets)
     return functional.binary_cross_entropy(
-        outputs.to(dtype),
-        targets.to(dtype),
-        None if weight is None else weight.to(dtype),
+        probabilities,
+        labels,
+        None if weight is None else weight.to(labels.dtype),
         reduction=checked_reduction(reduction),
     )
 
@@ -156,12 +152,6 @@ def _checked_threshold(threshold: float | None) -> float | None:
         return None
     meaning = "it is a number from 0 to below 1"
     return checked_number("target_threshold", threshold, meaning, high=math.nextafter(1, 0))
-
-
-def _require_labels(outputs: Tensor, targets: Tensor) -> None:
-    require_float_outputs(outputs, NAME)
-    require_float_labels(targets, NAME, "labels between 0 and 1")
-    require_same_shape(outputs, targets, NAME)
 
 
 KNOWN = (

@@ -22,10 +22,10 @@ __all__ = [
     "common_dtype",
     "element_count",
     "element_mean",
+    "elementwise",
     "require_float_labels",
     "require_float_outputs",
     "require_no_growth",
-    "require_same_shape",
     "sample_means",
     "weighed_classes",
 ]
@@ -135,13 +135,28 @@ def require_float_labels(targets: Tensor, loss: str, meaning: str) -> None:
         )
 
 
-def require_same_shape(outputs: Tensor, targets: Tensor, loss: str) -> None:
+def _require_same_shape(outputs: Tensor, targets: Tensor, loss: str) -> None:
     """Raise ``DataError`` where shapes differ: broadcasting would pair outputs with other samples' targets."""
     if outputs.shape != targets.shape:
         raise DataError(
             f"{loss}: outputs have shape {tuple(outputs.shape)} and targets {tuple(targets.shape)}; "
             "both must be the same: reshape one of them"
         )
+
+
+def elementwise(outputs: Tensor, targets: Tensor, loss: str, meaning: str) -> tuple[Tensor, Tensor]:
+    """Return outputs and targets of one shape in their common dtype; ``meaning`` says what the targets are.
+
+    Raises ``DataError`` for other shapes or dtypes.
+
+    >>> elementwise(torch.zeros(1, dtype=torch.bfloat16), torch.ones(1), "squared error", "real numbers")
+    (tensor([0.]), tensor([1.]))
+    """
+    require_float_outputs(outputs, loss)
+    require_float_labels(targets, loss, meaning)
+    _require_same_shape(outputs, targets, loss)
+    dtype = common_dtype(outputs, targets)
+    return outputs.to(dtype), targets.to(dtype)
 
 
 def require_no_growth(values: Tensor | None, targets: Tensor, loss: str, setting: str) -> None:

@@ -16,9 +16,8 @@ from counterpoint.losses.checks import (
     checked_number,
     checked_reduction,
     common_dtype,
-    require_float_labels,
+    elementwise,
     require_float_outputs,
-    require_same_shape,
 )
 from counterpoint.losses.classes import along_classes, reduced, require_dense
 from counterpoint.losses.known import POSITIONS, KnownLoss
@@ -110,11 +109,7 @@ def binary_focal_loss(
     (tensor(0.6931), tensor(0.0433))
     """
     gamma, alpha = _checked_gamma(gamma), _checked_alpha(alpha)
-    require_float_outputs(outputs, NAME)
-    require_float_labels(targets, NAME, "labels between 0 and 1")
-    require_same_shape(outputs, targets, NAME)
-    dtype = common_dtype(outputs, targets)
-    logits, labels = outputs.to(dtype), targets.to(dtype)
+    logits, labels = elementwise(outputs, targets, NAME, "labels between 0 and 1")
     log_p, log_q = functional.logsigmoid(logits), functional.logsigmoid(-logits)
     positive, negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     losses = -positive * labels * (gamma * log_q).exp() * log_p

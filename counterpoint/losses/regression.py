@@ -6,14 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from counterpoint.core.declare.kinds import REAL
-from counterpoint.losses.checks import (
-    Reduction,
-    checked_reduction,
-    common_dtype,
-    require_float_labels,
-    require_float_outputs,
-    require_same_shape,
-)
+from counterpoint.losses.checks import Reduction, checked_reduction, elementwise
 from counterpoint.losses.known import KnownLoss
 from counterpoint.losses.settings import ReducedLossSettings
 
@@ -38,7 +31,9 @@ def squared_error(outputs: Tensor, targets: Tensor, *, reduction: Reduction = "m
     >>> squared_error(torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [0.0]]))
     tensor(5.)
     """
-    return functional.mse_loss(*_real(outputs, targets, "squared error"), reduction=checked_reduction(reduction))
+    return functional.mse_loss(
+        *elementwise(outputs, targets, "squared error", "real numbers"), reduction=checked_reduction(reduction)
+    )
 
 
 def absolute_error(outputs: Tensor, targets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -59,16 +54,9 @@ def absolute_error(outputs: Tensor, targets: Tensor, *, reduction: Reduction = "
     >>> absolute_error(torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [0.0]]))
     tensor(2.)
     """
-    return functional.l1_loss(*_real(outputs, targets, "absolute error"), reduction=checked_reduction(reduction))
-
-
-def _real(outputs: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """Return both in their common dtype, after checking that they are real numbers of one shape."""
-    require_float_outputs(outputs, loss)
-    require_float_labels(targets, loss, "real numbers")
-    require_same_shape(outputs, targets, loss)
-    dtype = common_dtype(outputs, targets)
-    return outputs.to(dtype), targets.to(dtype)
+    return functional.l1_loss(
+        *elementwise(outputs, targets, "absolute error", "real numbers"), reduction=checked_reduction(reduction)
+    )
 
 
 KNOWN = (
