@@ -54,8 +54,8 @@ def mix(values: Tensor, lam: float | Tensor, perm: Tensor, *, in_place: bool = F
         return _mix_one_by_one(values, lam, perm.tolist(), in_place=in_place)
     if isinstance(lam, Tensor) and lam.ndim:
         return _mix_in_passes(values, lam, perm, in_place=in_place)
-    others, share = gathered(values, perm), 1 - float(lam)
-    return values.lerp_(others, share) if in_place else torch.lerp(values, others, share, out=others)
+    others = gathered(values, perm)
+    return torch.lerp(values, others, 1 - float(lam), out=others)
 
 
 def _is_host_number(lam: float | Tensor, values: Tensor) -> bool:
