@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, distributed
 
 from counterpoint.core.check.members import named
+from counterpoint.core.containers import contents
 from counterpoint.core.declare.batch import BatchSpec
 from counterpoint.core.errors import (
     CompositionError,
@@ -95,15 +96,12 @@ def _plain(drawn: Any) -> Any:
     """Return draws as plain data: tensors as lists, tuples with names and dataclasses as mappings."""
     if isinstance(drawn, Tensor):
         return drawn.tolist()
-    if is_dataclass(drawn) and not isinstance(drawn, type):
-        return {part.name: _plain(getattr(drawn, part.name)) for part in fields(drawn)}
-    if isinstance(drawn, Mapping):
-        return {str(key): _plain(value) for key, value in drawn.items()}
-    if isinstance(drawn, tuple):
-        names = getattr(type(drawn), "_fields", None)
-        values = [_plain(value) for value in drawn]
-        return dict(zip(names, values, strict=True)) if names else values
-    return drawn
+    parts = contents(drawn)
+    if parts is None:
+        return drawn
+    if isinstance(drawn, tuple | list) and not hasattr(drawn, "_fields"):
+        return [_plain(part) for part in drawn]
+    return {str(key): _plain(part) for key, part in parts.items()}
 
 
 def _data(fault: Fault) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from counterpoint.core.containers import contents
 from counterpoint.core.errors import DataError
 
 __all__ = ["Keys", "Part", "Path", "find", "held_tensors", "leaves", "name_of", "parts", "written"]
@@ -42,19 +42,6 @@ def name_of(path: Sequence[Part]) -> str:
     return ".".join(map(str, path))
 
 
-def _held(container: object) -> dict[Any, object] | None:
-    """Return what a container holds by its keys, fields or positions; ``None`` for what holds no places."""
-    if isinstance(container, Mapping):
-        return dict(container)
-    if isinstance(container, tuple) and isinstance(container, _NamedTuple):
-        return dict(zip(container._fields, container, strict=True))
-    if isinstance(container, tuple | list):
-        return dict(enumerate(container))
-    if dataclasses.is_dataclass(container) and not isinstance(container, type):
-        return {field.name: getattr(container, field.name) for field in dataclasses.fields(container)}
-    return None
-
-
 def _key(container: object, part: Part) -> Part:
     """Return a part of a path as the container's places are keyed."""
     if isinstance(container, Mapping) and part in container:
@@ -72,7 +59,7 @@ def find(batch: object, path: tuple[Part, ...]) -> tuple[Keys, Tensor]:
     """
     found, keys = batch, []
     for depth, part in enumerate(path):
-        held = _held(found)
+        held = contents(found)
         if held is None:
             raise _wrong(batch, path, f"{name_of(path[:depth])!r} is {_describe(found)}, which holds no places")
         keys.append(_key(found, part))
@@ -87,7 +74,7 @@ def find(batch: object, path: tuple[Part, ...]) -> tuple[Keys, Tensor]:
 
 def leaves(batch: object) -> Iterator[Keys]:
     """Give the path of everything in a batch that holds no places itself."""
-    held = _held(batch)
+    held = contents(batch)
     if held is None:
         yield ()
         return
@@ -99,7 +86,7 @@ def held_tensors(batch: object) -> Iterator[tuple[Keys, Tensor]]:
     """Give the tensors in a batch, by the paths of their places."""
     if isinstance(batch, Tensor):
         yield (), batch
-    for key, value in (_held(batch) or {}).items():
+    for key, value in (contents(batch) or {}).items():
         yield from (((key, *keys), tensor) for keys, tensor in held_tensors(value))
 
 
@@ -110,7 +97,7 @@ def written(container: Any, keys: Keys, tensor: Tensor) -> object:
     """
     if not keys:
         return tensor
-    held = _held(container)
+    held = contents(container)
     assert held is not None
     value = written(held[keys[0]], keys[1:], tensor)
     try:
@@ -148,7 +135,7 @@ def _describe(value: object, depth: int = 2) -> str:
     name = type(value).__name__
     if isinstance(value, Tensor):
         return f"a tensor {tuple(value.shape)} of {value.dtype}"
-    held = _held(value)
+    held = contents(value)
     if held is None or not held:
         return f"{name}"
     if not depth:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
+
+from counterpoint.core.containers import contents
 
 __all__ = ["describe_draws"]
 
@@ -29,11 +30,5 @@ def _line(value: object) -> str:
             return str(value.tolist())
         first = ", ".join(str(number) for number in value.flatten()[:_FEW].tolist())
         return f"[{first}, …] of shape {tuple(value.shape)}"
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, tuple):
-        names = getattr(value, "_fields", range(len(value)))  # a NamedTuple has names for its parts
-        value = dict(zip(names, value, strict=True))
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_line(part)}" for name, part in value.items())
-    return str(value)
+    parts = None if isinstance(value, list) else contents(value)  # lists hold no tensors of draws
+    return str(value) if parts is None else ", ".join(f"{name} {_line(part)}" for name, part in parts.items())
