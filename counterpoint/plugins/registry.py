@@ -178,7 +178,7 @@ def entries() -> tuple[Entry, ...]:
 def check(entry: Entry) -> PluginError | None:
     """Import what the entry names and return the error that using it would raise, or ``None`` if it is sound.
 
-    >>> check(Entry("counterpoint.losses", "mse", "counterpoint", "0.1.0", "counterpoint.losses.registered:MSE"))
+    >>> check(Entry("counterpoint.models", "mlp", "counterpoint", "0.1.0", "counterpoint.trainer.models:MLP"))
     """
     (registry,) = [registry for registry in REGISTRIES if registry.group == entry.group]
     try:
