@@ -139,8 +139,9 @@ class Copies(cp.Algorithm[None], name="copies"):
         return batch.with_inputs(batch.inputs / 2) if batch.inputs.mean() > 1 else batch
 
 
-def test_memory_is_the_plans_only_where_all_of_it_is() -> None:
-    views = (images(0, 3, 8, 8), images(1, 3, 8, 8) + 2)
+@pytest.mark.parametrize("made", [0, 1])
+def test_memory_is_the_plans_only_where_all_of_it_is(made: int) -> None:
+    views = tuple(images(number, 3, 8, 8) + 2 * (number == made) for number in range(2))
     kept = [view.clone() for view in views]
     edited, _ = plan([Copies(before="cutout"), "cutout"])(views, Y, step=0)
     assert all(torch.equal(view, before) for view, before in zip(views, kept, strict=True))
