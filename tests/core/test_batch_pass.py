@@ -47,7 +47,9 @@ def test_the_one_input_of_several_that_requires_a_gradient_gets_it(required: int
     edited, _ = plan(given, Y, step=5)
     assert [tensor.requires_grad for tensor in edited] == [number == required for number in range(3)]
     edited[required].sum().backward()
-    assert torch.equal(given[required].grad, torch.full((4, 2), 2.0))
+    gradient = given[required].grad
+    assert gradient is not None
+    assert torch.equal(gradient, torch.full((4, 2), 2.0))
 
 
 def test_a_batch_for_evaluation_is_prepared_in_full_precision() -> None:
@@ -236,7 +238,7 @@ def test_a_draw_before_the_losses_are_asked_for_is_named_with_its_step() -> None
     engine.batches = 7
     with (
         pytest.raises(
-            cp.ContractError, match="draws_and_asks.apply, at step 7 draws from the global generator of torch"
+            cp.ContractError, match=r"draws_and_asks\.apply, at step 7 draws from the global generator of torch"
         ),
         engine.batch(torch.rand(4, 2), Y),
     ):
