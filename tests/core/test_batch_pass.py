@@ -243,3 +243,56 @@ def test_a_draw_before_the_losses_are_asked_for_is_named_with_its_step() -> None
         engine.batch(torch.rand(4, 2), Y),
     ):
         pass
+
+
+class Fixed(cp.Algorithm[None], name="fixed"):
+    """An edit without a gradient."""
+
+    @cp.transform(inputs=cp.Edit(cp.CONTINUOUS, form=cp.Form.NONLINEAR, differentiable=False))
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch.with_inputs(batch.inputs.round())
+
+
+class Cuts(cp.Algorithm[None], name="cuts"):
+    """Declares a gradient, and cuts it off."""
+
+    @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.RESCALE)
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch.with_inputs(batch.inputs.detach() * 2)
+
+
+@pytest.mark.parametrize(("before", "after"), [(["fixed"], []), ([], ["fixed"])])
+def test_a_step_without_a_gradient_is_refused_wherever_it_stands(before: list[str], after: list[str]) -> None:
+    plan = cp.compose([Doubles(before=before, after=after), Fixed()], inputs="features", **FACTS)
+    with pytest.raises(cp.DataError, match="fixed has no gradient with respect to inputs"):
+        plan(torch.rand(4, 2).requires_grad_(), Y, step=0)
+
+
+@pytest.mark.parametrize("required", [0, 1, 2])
+def test_a_gradient_that_is_cut_off_in_any_input_is_found(required: int) -> None:
+    plan = cp.compose([Cuts()], inputs="features", contract="off", **FACTS)
+    given = tuple(torch.rand(4, 2).requires_grad_(number == required) for number in range(3))
+    with pytest.raises(cp.ContractError, match="cuts cuts off the gradient of the inputs"):
+        plan(given, Y, step=0)
+
+
+def test_the_first_ignored_sample_is_named_where_the_loss_knows_none() -> None:
+    plan = cp.compose(["label_smoothing"], loss=nn.BCEWithLogitsLoss(), inputs="features", **FACTS)
+    with pytest.raises(cp.DataError, match="the first is sample 1"):
+        plan(torch.rand(4, 2), torch.tensor([0, -100, 2, -100]), step=0)
+
+
+class Spreads(cp.Algorithm[None], name="spreads"):
+    """Averages each position's targets with those of its neighbour."""
+
+    @cp.transform(targets=cp.Edit(cp.MIXABLE, acts=frozenset({cp.Axis.POSITION}), form=cp.Form.AVERAGE))
+    def apply(self, batch: cp.Batch, draws: None) -> cp.Batch:
+        return batch.with_targets((batch.targets + batch.targets.roll(1, -1)) / 2)
+
+
+def test_positions_may_be_averaged_with_ignored_ones() -> None:
+    facts = {**FACTS, "task": "segmentation"}
+    plan = cp.compose([Spreads()], loss=nn.CrossEntropyLoss(), inputs="image", contract="always", **facts)
+    targets = torch.tensor([[[0, -100], [1, 2]]])
+    _, edited = plan(torch.rand(1, 3, 2, 2), targets, step=0)
+    assert torch.equal(edited.sum(1), torch.tensor([[[0.5, 0.5], [1.0, 1.0]]]))

@@ -167,3 +167,56 @@ def test_an_algorithm_may_be_generic_in_its_settings() -> None:
     assert Shift[float](amount=0.5).amount == 0.5
     with pytest.raises(ValidationError, match="valid integer"):
         Shift[int](amount=0.5)
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("text", "epoch", "total", "batches"),
+    [
+        ("1.7ep", 3, 99, 5),
+        ("0.57dur", 7, 100, 57),
+        ("0.9dur", 7, 99, 89),
+        ("1e-3dur", 7, 5000, 5),
+        ("2e+1ba", None, None, 20),
+        ("1dur", 7, 41, 41),
+        ("0ep", None, None, 0),
+        ("1ep", None, 41, None),
+        ("1e12ba", None, None, 10**12),
+    ],
+)
+def test_a_duration_is_counted_in_whole_batches(
+    text: str, epoch: int | None, total: int | None, batches: int | None
+) -> None:
+    assert cp.Duration.parse(text).batches(steps_per_epoch=epoch, total=total) == batches
+
+
+@pytest.mark.kind("30")
+@pytest.mark.parametrize(
+    ("text", "fix"), [("2.6ba", "'3ba'"), ("2.4ba", "'2ba'"), ("1.1dur", "'1dur'"), ("2e12ep", "1e12ep")]
+)
+def test_a_duration_that_is_none_is_answered_with_the_nearest(text: str, fix: str) -> None:
+    with pytest.raises(cp.ArgumentError, match=fix):
+        cp.Duration.parse(text)
+
+
+@pytest.mark.kind("30")
+def test_an_edit_gives_a_kind_of_its_own_field() -> None:
+    with refused("dense", "each kind belongs to one field"):
+
+        @cp.transform(inputs=cp.Edit(cp.IMAGES, gives=cp.DENSE))
+        def apply(self: object, batch: object, draws: object) -> None: ...
+
+
+@pytest.mark.kind("30")
+def test_an_amount_is_that_of_every_claim_of_its_method_and_of_no_other() -> None:
+    class Two(cp.Algorithm[None], name="two"):
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.CONVEX, claims=[cp.MIXING, cp.SMOOTHING])
+        def one(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return batch
+
+        @cp.transform(inputs=cp.CONTINUOUS, law=cp.Law.CONVEX, claims=[cp.MIXING])
+        def other(self, batch: cp.Batch, draws: None) -> cp.Batch:
+            return batch
+
+    declared = Two().declaration.claim(one=0.25)
+    assert declared.claims == (cp.MIXING.of(0.25), cp.SMOOTHING.of(0.25), cp.MIXING)
