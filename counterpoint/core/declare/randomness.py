@@ -120,7 +120,8 @@ class Rng:
         >>> Rng(17, "edge").beta(1e-6, 1e-6, (4,))
         tensor([0., 1., 1., 0.], dtype=torch.float64)
         """
-        if not (type(a) is type(b) is float and min(a, b) >= _SMALLEST and max(a, b) <= _GREATEST):
+        # min and max would let NaN pass as one of the two.
+        if not (type(a) is type(b) is float and _SMALLEST <= a <= _GREATEST and _SMALLEST <= b <= _GREATEST):
             a, b = _beta_parameter("a", a), _beta_parameter("b", b)
         return torch.as_tensor(self._numbers.beta(a, b, tuple(size)))
 
