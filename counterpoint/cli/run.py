@@ -150,7 +150,7 @@ def _faults_of_file(path: str) -> Iterator[None]:
     except CompositionError as error:
         raise config_error(path, error.faults) from None
     except (ConfigError, DataError, RunDirectoryError) as error:
-        raise config_error(path, (plain_fault(str(error)),)) from error
+        raise config_error(path, getattr(error, "faults", ()) or (plain_fault(str(error)),)) from error
 
 
 def _further_faults(tree: Mapping[str, Any]) -> tuple[Fault, ...]:

@@ -1,4 +1,7 @@
-"""Fixes as data: changes to a composition that a program can make; ``mend`` applies them, ``wording`` words them."""
+"""Fixes as data: changes to a composition or a config that a program can make.
+
+``mend`` applies them to a composition and ``change_config`` to a config; ``wording`` words them.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,14 @@ __all__ = [
     "Decide",
     "Drop",
     "DropWish",
+    "Erase",
     "Remedy",
     "Remove",
     "Replace",
     "Set",
     "State",
     "Way",
+    "Write",
     "decides",
 ]
 
@@ -94,13 +99,28 @@ class Remove:
 
 
 @dataclass(frozen=True)
+class Write:
+    """Write a value into a config; ``path`` are the keys and positions that lead to it."""
+
+    path: tuple[int | str, ...]
+    value: Any = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Erase:
+    """Take a key, or an item of a list, out of a config; ``path`` are the keys and positions that lead to it."""
+
+    path: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
 class Decide:
     """What only a person can decide: no program can make this change."""
 
     question: str
 
 
-Remedy: TypeAlias = Drop | Set | DropWish | State | Choose | Add | Replace | Remove | Decide
+Remedy: TypeAlias = Drop | Set | DropWish | State | Choose | Add | Replace | Remove | Write | Erase | Decide
 Way: TypeAlias = tuple[Remedy, ...]
 """One fix of a fault: changes to be made together."""
 

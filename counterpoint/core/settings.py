@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from counterpoint.core.declare.durations import Duration
 
-__all__ = ["MARK", "Setting", "WithPlainDefaults", "allowed_value", "far_limit", "settings_of"]
+__all__ = ["MARK", "Setting", "WithPlainDefaults", "allowed_value", "far_limit", "is_far", "settings_of"]
 
 MARK = "x-component"
 """The key of a JSON Schema that stands for any component of a role."""
@@ -115,12 +115,13 @@ def _allowed(held: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     limits = [
         words.format(_number(held[limit]))
         for limit, words in _LIMITS.items()
-        if limit in held and not _is_far(held[limit])
+        if limit in held and not is_far(held[limit])
     ]
     return ", ".join([_WORDS.get(held.get("type", ""), "a value"), *limits])
 
 
-def _is_far(limit: object) -> bool:
+def is_far(limit: object) -> bool:
+    """Whether a limit only keeps numbers within reason."""
     return isinstance(limit, int | float) and abs(limit) >= _FAR
 
 
@@ -131,7 +132,7 @@ def far_limit(context: Mapping[str, Any]) -> str:
     ('at most 1e+30', '')
     """
     words = {"le": "at most {:g}", "lt": "below {:g}", "ge": "at least {:g}"}
-    return next((words[key].format(limit) for key, limit in context.items() if key in words and _is_far(limit)), "")
+    return next((words[key].format(limit) for key, limit in context.items() if key in words and is_far(limit)), "")
 
 
 def _number(limit: object) -> object:

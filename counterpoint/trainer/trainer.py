@@ -12,9 +12,11 @@ from torch import nn
 
 from counterpoint.core.declare.effects import Phase
 from counterpoint.core.declare.kinds import Field
-from counterpoint.core.errors import ConfigError, RunError
+from counterpoint.core.errors import RunError
+from counterpoint.core.remedies import Write
 from counterpoint.core.run.plan import Plan
 from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.validation_errors import setting_error
 from counterpoint.trainer.config.yaml import load_config
 from counterpoint.trainer.data.dataset import Data, DataSpec
 from counterpoint.trainer.data.sampler import make_epochs
@@ -274,7 +276,8 @@ def _check_precision(precision: str, plan: Plan) -> None:
         if hook.effect.phase is Phase.REPLACE or Field.GRADIENTS in hook.effect.reads | hook.effect.writes
     }
     if precision == "fp16" and names:
-        raise ConfigError(
+        raise setting_error(
             f"precision: 'fp16' scales the gradients, which {', '.join(sorted(names))} would use; "
-            "write `precision: bf16`"
+            "write `precision: bf16`",
+            (Write(("precision",), "bf16"),),
         )

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from counterpoint.core.check.fixes.terms import Terms
+from counterpoint.core.check.fixes.wording import word
 from counterpoint.core.check.members import MEND_PACKAGE, OTHER_NAME, named
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
+from counterpoint.core.remedies import Decide, Way, Write
 from counterpoint.core.settings import far_limit, settings_of
 from counterpoint.trainer.config.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
+from counterpoint.trainer.config.fixes import Trial
+from counterpoint.trainer.config.places import Owner, Place, owner_of, place_of
 
-__all__ = ["config_error", "explain", "plain_fault"]
-
-Place = tuple[int | str, ...]
+__all__ = ["config_error", "explain", "plain_fault", "setting_error"]
 
 _MOST, _LONGEST = 50, 100
 WAYS = {
@@ -27,14 +32,6 @@ WAYS = {
     NO_COMPONENT: ("not-an-algorithm", "write a name, or a mapping with `name` and its settings"),
 }
 """The types of errors about components: the code of the fault in a list of algorithms, and the fix."""
-
-
-class Owner(NamedTuple):
-    """The class that has a faulty setting, where in its place the setting's name stands, and the class's own name."""
-
-    settings: type[BaseModel]
-    depth: int
-    name: str
 
 
 def explain(
@@ -46,7 +43,8 @@ def explain(
     """
     found = error.errors(include_url=False)
     causes = [details for details in found if not _follows(details, found)]
-    faults = list(dict.fromkeys(_fault(details, config, tree, overrides) for details in causes[:_MOST]))
+    trial = Trial(config, tree, found) if len(causes) <= _MOST else None
+    faults = list(dict.fromkeys(_fault(details, config, tree, overrides, trial) for details in causes[:_MOST]))
     if len(causes) > _MOST:
         faults.append(Fault("bad-setting", f"{len(causes) - _MOST} faults more", "see to those above, and check again"))
     return config_error(source, faults)
@@ -64,15 +62,23 @@ def config_error(source: str, faults: Sequence[Fault]) -> ConfigError:
     return ConfigError("\n  ".join([f"{source}: {count} in the config:", *map(str, faults)]), faults)
 
 
-def plain_fault(message: str) -> Fault:
+def plain_fault(message: str, *ways: Way) -> Fault:
     """Return the fault of a config that a message states: the reason, and after a semicolon the fix.
+
+    ``ways`` are the fixes that a program can make; without any, a person decides.
 
     >>> print(plain_fault("data.root: 'pictures' does not exist; it must hold one folder for each class"))
     [bad-config] data.root: 'pictures' does not exist
         fix: it must hold one folder for each class
     """
     reason, _, way = message.partition("; ")
-    return Fault("bad-config", reason, way or "change what is named there")
+    fix = way or "change what is named there"
+    return Fault("bad-config", reason, fix, remedies=ways[0] if ways else (), ways=(*ways, (Decide(fix),)))
+
+
+def setting_error(message: str, *ways: Way) -> ConfigError:
+    """Return the error of a config that does not fit its data, its model or the machine, with its fixes as data."""
+    return ConfigError(message, (plain_fault(message, *ways),))
 
 
 def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
@@ -82,16 +88,37 @@ def _follows(details: ErrorDetails, found: Sequence[ErrorDetails]) -> bool:
     return details["type"] == "too_short" and any(other[: len(place)] == place for other in inner)
 
 
-def _fault(details: ErrorDetails, config: type[BaseModel], tree: Mapping[str, Any], overrides: Sequence[str]) -> Fault:
-    place = _within(details["loc"], tree)
-    if details["type"] == "missing":
-        place = (*_within(details["loc"][:-1], tree), details["loc"][-1])
+def _fault(
+    details: ErrorDetails,
+    config: type[BaseModel],
+    tree: Mapping[str, Any],
+    overrides: Sequence[str],
+    trial: Trial | None,
+) -> Fault:
+    place = place_of(details, tree)
     key = ".".join(map(_plain, place))
     value = "" if details["type"] in ("missing", "invalid_key") else _shown(details["input"])
-    code, said, fix = _told(details, place, _owner(place, config, tree))
+    code, said, fix = _told(details, place, owner_of(place, config, tree))
     listed = tree["algorithms"] if place[0] == "algorithms" and len(place) > 1 else []
     parties = tuple(named([listed[int(place[1])]])) if listed else ()
-    return Fault(code, f"{key}{value}{_origin(key, overrides)}: {said}", fix, parties)
+    fault = Fault(code, f"{key}{value}{_origin(key, overrides)}: {said}", fix, parties)
+    return fault if trial is None else _with_remedies(fault, trial.fix(details))
+
+
+def _with_remedies(fault: Fault, way: Way | None) -> Fault:
+    """Return a fault whose fix is data, too; what no program can change is left to a person."""
+    if way is None:
+        return replace(fault, ways=((Decide(fault.fix),),))
+    text = word(way, (), Terms.YAML)
+    same = len(way) == 1 and isinstance(way[0], Write) and _says(fault.fix, way[0].value)
+    renames = len(way) == 2 and isinstance(way[0], Write) and fault.fix.startswith("did you mean")
+    fix = fault.fix if same or renames else f"{fault.fix}, or {text}"
+    return replace(fault, fix=fix, remedies=way, ways=(way, (Decide(fault.fix),)))
+
+
+def _says(fix: str, value: object) -> bool:
+    """Whether a fix names a value already."""
+    return re.search(rf"(?<![\w.]){re.escape(Terms.YAML.plain(value))}(?![\w.])", fix) is not None
 
 
 def _told(details: ErrorDetails, place: Place, owner: Owner) -> tuple[str, str, str]:
@@ -127,33 +154,6 @@ def _help(name: str, role: str) -> str:
     """Say where the settings of a component are explained, or those of the config itself, whose name is empty."""
     shown = name and not isinstance(ROLES[role], Table)
     return f"`counterpoint show {name}` lists the settings" if shown else "`counterpoint schema` has every key"
-
-
-def _within(place: Place, tree: Mapping[str, Any]) -> Place:
-    """Cut off what pydantic adds to the place of a fault for each member of a union."""
-    held: Any = tree
-    for depth, part in enumerate(place):
-        if not _holds(held, part):
-            return place[:depth]
-        held = held[part]
-    return place
-
-
-def _holds(held: object, part: int | str) -> bool:
-    if isinstance(held, Mapping):
-        return part in held
-    return isinstance(held, list) and isinstance(part, int) and part < len(held)
-
-
-def _owner(place: Place, config: type[BaseModel], tree: Mapping[str, Any]) -> Owner:
-    held: Any = tree
-    owner = Owner(config, 0, "")
-    for position, part in enumerate(place[:-1], start=1):
-        held = held[part]
-        name = held.get("name") if isinstance(held, Mapping) else held
-        if isinstance(name, str) and name in ROLES[str(place[0])].names():
-            owner = Owner(ROLES[str(place[0])].load(name), position, name)
-    return owner
 
 
 def _shown(value: object) -> str:

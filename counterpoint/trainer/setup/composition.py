@@ -15,11 +15,13 @@ from counterpoint.core.declare.durations import Duration
 from counterpoint.core.declare.kinds import BYTES, INDEX, NORMALIZED, Field
 from counterpoint.core.declare.loss import LossSpec
 from counterpoint.core.errors import CompositionError, ConfigError
+from counterpoint.core.remedies import Write
 from counterpoint.core.run.plan import Plan
 from counterpoint.core.run.training.model_requirements import check_model, misfits
 from counterpoint.losses import Loss, resolve_loss
 from counterpoint.trainer.config.components import build_component
 from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.validation_errors import setting_error
 from counterpoint.trainer.data.dataset import DataSpec
 from counterpoint.trainer.data.sampler import Epochs
 
@@ -44,8 +46,9 @@ def plan_run(
     Raises ``ConfigError`` if the config's task is not the data's, and ``CompositionError`` if the methods do not fit.
     """
     if config.task != spec.task:
-        raise ConfigError(
-            f"task: {config.task!r} is not that of the data; write `task: {spec.task}`, or use other data"
+        raise setting_error(
+            f"task: {config.task!r} is not that of the data; write `task: {spec.task}`, or use other data",
+            (Write(("task",), spec.task),),
         )
     loss = build_component("loss", config.loss)
     try:
@@ -104,9 +107,10 @@ def total_batches(config: RunConfig, sampler: Epochs) -> int:
     """Return the length of a run in device batches; raises ``ConfigError`` if it is less than one."""
     total = config.max_duration.batches(steps_per_epoch=sampler.batches, total=None)
     if not total:
-        raise ConfigError(
+        raise setting_error(
             f"max_duration: {str(config.max_duration)!r} is less than one batch, as an epoch has {sampler.batches}; "
-            "lengthen it, or lower data.batch_size"
+            "lengthen it, such as `max_duration: 1ep`, or lower data.batch_size",
+            (Write(("max_duration",), "1ep"),),
         )
     return total
 

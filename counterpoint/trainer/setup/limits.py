@@ -7,9 +7,10 @@ import os
 import torch
 from torch import nn
 
-from counterpoint.core.errors import ConfigError
+from counterpoint.core.remedies import Erase, Way, Write
 from counterpoint.trainer.config.run_config import RunConfig
-from counterpoint.trainer.optim import trained_parameters
+from counterpoint.trainer.config.validation_errors import setting_error
+from counterpoint.trainer.optim import OptimizerConfig, trained_parameters
 
 __all__ = ["batch_notes", "check_microbatches", "check_optimizer", "check_workers"]
 
@@ -21,15 +22,17 @@ def check_workers(workers: int) -> None:
     cores = os.cpu_count() or 1
     most = max(_FEWEST_WORKERS, _WORKERS_PER_CORE * cores)
     if workers > most:
-        raise ConfigError(f"workers: {workers} processes on a machine of {cores} cores; write {most} at most")
+        message = f"workers: {workers} processes on a machine of {cores} cores; write {most} at most"
+        raise setting_error(message, (Write(("workers",), most),))
 
 
 def check_microbatches(accumulate: int, batch_size: int) -> None:
     """Raise ``ConfigError`` if a device batch has fewer examples than microbatches."""
     if accumulate > batch_size:
-        raise ConfigError(
+        raise setting_error(
             f"accumulate: {accumulate} microbatches, and a device batch has {batch_size} examples; write at most "
-            f"{batch_size}"
+            f"{batch_size}",
+            (Write(("accumulate",), batch_size),),
         )
 
 
@@ -52,14 +55,29 @@ def check_optimizer(config: RunConfig, model: nn.Module, *, total: int, steps_pe
     model is trained, the settings overflow float32 together, or the warm-up is longer than the run.
     """
     trained_parameters(model)
+    if reason := _overflow(config.optimizer):
+        message = f"optimizer: its settings are too large together: {reason}; lower lr or weight_decay"
+        raise setting_error(message, *_lowered(config.optimizer))
+    optimizer = config.optimizer.build(nn.ParameterList([nn.Parameter(torch.ones(1))]))
+    config.scheduler.build(optimizer, total=total, steps_per_epoch=steps_per_epoch)
+
+
+def _overflow(config: OptimizerConfig) -> str:
+    """Say what a step on a weight of 1 overflows; nothing if it is finite."""
     weights = nn.ParameterList([nn.Parameter(torch.ones(1))])
-    optimizer = config.optimizer.build(weights)
+    optimizer = config.build(weights)
     weights[0].grad = torch.ones(1)
     try:
         optimizer.step()
-        reason = "" if weights[0].isfinite().all() else "a step makes a weight of 1 infinite"
     except (RuntimeError, OverflowError) as error:
-        reason = str(error)
-    if reason:
-        raise ConfigError(f"optimizer: its settings are too large together: {reason}; lower lr or weight_decay")
-    config.scheduler.build(optimizer, total=total, steps_per_epoch=steps_per_epoch)
+        return str(error)
+    return "" if weights[0].isfinite().all() else "a step makes a weight of 1 infinite"
+
+
+def _lowered(config: OptimizerConfig) -> list[Way]:
+    """Return the change to default settings of an optimizer after which a step is finite, if there is one."""
+    for keys in (("lr",), ("weight_decay",), ("lr", "weight_decay")):
+        kept = {key: value for key, value in dict(config).items() if key in config.model_fields_set and key not in keys}
+        if config.model_fields_set >= {*keys} and not _overflow(type(config)(**kept)):
+            return [tuple(Erase(("optimizer", key)) for key in keys)]
+    return []

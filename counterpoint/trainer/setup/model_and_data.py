@@ -12,9 +12,11 @@ from torch.utils.data import DataLoader
 
 from counterpoint.core.declare.kinds import BYTES, FEATURES, IMAGE, TASKS, TOKENS, Field
 from counterpoint.core.errors import ConfigError, DataError
+from counterpoint.core.remedies import Write
 from counterpoint.core.run.plan import Plan
 from counterpoint.trainer.config.components import build_component
 from counterpoint.trainer.config.run_config import RunConfig
+from counterpoint.trainer.config.validation_errors import setting_error
 from counterpoint.trainer.data.dataset import Data, DataModule, DatasetConfig, DataSpec
 from counterpoint.trainer.data.examples import Failure, attempt
 from counterpoint.trainer.data.user_loader import first_batch
@@ -93,7 +95,8 @@ def check_loaders(data: DataModule, ranks: int) -> None:
 
 def _config_data(config: RunConfig) -> DataModule:
     if config.data is None:
-        raise ConfigError("data: is missing; write a registered data set, such as `data: digits`, or give Trainer data")
+        message = "data: is missing; write a registered data set, such as `data: digits`, or give Trainer data"
+        raise setting_error(message, (Write(("data",), "digits"),))
     data = build_component("data", config.data)
     if not isinstance(data, DataModule):
         raise ConfigError(
@@ -153,9 +156,8 @@ def _check_input(inputs: Tensor, spec: DataSpec, name: str) -> None:
 
 def _build(config: RunConfig, spec: DataSpec) -> nn.Module:
     if config.model is None:
-        raise ConfigError(
-            "model: is missing; write a registered model, such as `model: small_cnn`, or give Trainer one"
-        )
+        message = "model: is missing; write a registered model, such as `model: small_cnn`, or give Trainer one"
+        raise setting_error(message, (Write(("model",), "small_cnn"),))
     # torch's initialisers take their numbers from the global generator, which is left as it was found.
     with torch.random.fork_rng([]):
         torch.default_generator.manual_seed(config.seed)

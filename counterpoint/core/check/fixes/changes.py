@@ -7,7 +7,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from counterpoint.core.declare.algorithm import Algorithm
-from counterpoint.core.remedies import Add, Choose, Decide, Drop, DropWish, Remedy, Remove, Replace, Set, State
+from counterpoint.core.remedies import (
+    Add,
+    Choose,
+    Decide,
+    Drop,
+    DropWish,
+    Erase,
+    Remedy,
+    Remove,
+    Replace,
+    Set,
+    State,
+    Write,
+)
 
 __all__ = ["chosen", "free_name", "identity_of", "mend", "wished"]
 
@@ -34,6 +47,8 @@ def mend(
             stated |= remedy.facts
         elif isinstance(remedy, Decide):
             raise LookupError(f"this is for a person to decide: {remedy.question}")
+        elif isinstance(remedy, Write | Erase):
+            raise LookupError(f"{remedy} is a change of a config, not of a list of algorithms")
         else:
             _change(listed, remedy)
     return listed, stated

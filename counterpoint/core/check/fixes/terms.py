@@ -63,6 +63,14 @@ class Terms(Enum):
         plain = _bare(component)
         return _flow(plain) if self is Terms.YAML else repr(plain)
 
+    def plain(self, value: object) -> str:
+        """Word a value of plain data.
+
+        >>> Terms.YAML.plain([0.5, "mixup", None]), Terms.PYTHON.plain(["mixup"])
+        ('[0.5, mixup, null]', "['mixup']")
+        """
+        return _flow(value) if self is Terms.YAML else repr(value)
+
     def choice(self, name: str, branches: Sequence[Mapping[str, Any]]) -> str:
         """Word a choice among items of the list of algorithms, by the method of that name."""
         worded = self.item({"name": name, "algorithms": branches})

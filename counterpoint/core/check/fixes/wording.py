@@ -15,12 +15,14 @@ from counterpoint.core.remedies import (
     Decide,
     Drop,
     DropWish,
+    Erase,
     Remedy,
     Remove,
     Replace,
     Set,
     State,
     Way,
+    Write,
     decides,
 )
 
@@ -35,6 +37,8 @@ CONFIG_KEYS = {
     "strict_order": "strict_order",
 }
 """The facts that a config states, with the keys that state them; its data and its model state the others."""
+_LONGEST = 100
+"""The characters of a key that are shown."""
 UNSCHEDULED = {"start": "0ba", "end": None, "every": 1, "p": 1.0, "after": (), "before": ()}
 """Settings whose values are the same as leaving them out."""
 
@@ -75,7 +79,7 @@ def word(way: Way, listed: Sequence[object], terms: Terms) -> str:
     texts: list[str] = []
     for remedy in way:
         texts.append(_remedy(remedy, listed, terms))
-        if not isinstance(remedy, Decide):
+        if not isinstance(remedy, Decide | Write | Erase):
             listed, _ = mend(listed, {}, [remedy])
     return ", and ".join(dict.fromkeys(texts))
 
@@ -89,6 +93,8 @@ def _remedy(remedy: Remedy, listed: Sequence[object], terms: Terms) -> str:
         return _choice(remedy, listed, terms)
     if isinstance(remedy, Add | Replace | Remove):
         return _item(remedy, terms)
+    if isinstance(remedy, Write | Erase):
+        return _place(remedy)
     outer, _, inner = remedy.algorithm.rpartition(".")
     if isinstance(remedy, Drop):
         return f"leave {inner} out" + (f" of {outer}" if outer else "")
@@ -104,6 +110,13 @@ def _item(remedy: Add | Replace | Remove, terms: Terms) -> str:
     if isinstance(remedy, Remove):
         return f"leave {place} out"
     return f"write {_quoted(terms.item(remedy.item), terms)} as {place}"
+
+
+def _place(remedy: Write | Erase) -> str:
+    """Word a change of a config, always as YAML."""
+    words = [part if isinstance(part, int) or part.isprintable() else ascii(part) for part in remedy.path]
+    key = Terms.YAML.place(*(part if isinstance(part, int) else part[:_LONGEST] for part in words))
+    return f"leave {key} out" if isinstance(remedy, Erase) else f"write `{key}: {Terms.YAML.plain(remedy.value)}`"
 
 
 def _settings(remedy: Set, terms: Terms) -> str:
