@@ -112,7 +112,8 @@ def _with_remedies(fault: Fault, way: Way | None) -> Fault:
     text = word(way, (), Terms.YAML)
     same = len(way) == 1 and isinstance(way[0], Write) and _says(fault.fix, way[0].value)
     renames = len(way) == 2 and isinstance(way[0], Write) and fault.fix.startswith("did you mean")
-    fix = fault.fix if same or renames else f"{fault.fix}, or {text}"
+    joint = "; " if fault.fix.startswith(("did you mean", "known")) else ", or "
+    fix = fault.fix if same or renames else f"{text}{joint}{fault.fix}"
     return replace(fault, fix=fix, remedies=way, ways=(way, (Decide(fault.fix),)))
 
 
