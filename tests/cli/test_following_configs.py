@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, note, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from counterpoint.cli.run import check_config
@@ -113,7 +113,6 @@ def followed(tree: dict[str, Any], rounds: int) -> list[Fault]:
     with TemporaryDirectory() as folder:
         while faults := faults_of(tree, Path(folder)):
             for fault in faults:
-                note(str(fault))
                 assert fault.fix, fault
                 assert fault.ways, fault
             fault = next((fault for fault in faults if fault.remedies), None)
@@ -154,3 +153,20 @@ def test_values_near_to_what_was_written() -> None:
     assert {remedy.path: remedy.value for way in ways for remedy in way if isinstance(remedy, Write)} == {
         (key,): value for key, value in right.items()
     }
+
+
+@pytest.mark.kind("8")
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"optimizer": {"name": "sgd", "lr": 1e30, "weight_decay": 1e30}},
+        {"accumulate": 1000},
+        {"workers": 10**6},
+        {"max_duration": "0.0001ep"},
+        {"task": "segmentation"},
+        {"data": None},
+        {"model": None},
+    ],
+)
+def test_what_does_not_fit_the_data_or_the_machine_is_fixed_in_one_round(wrong: dict[str, Any]) -> None:
+    assert followed({**RIGHT, **wrong}, 1) == []
