@@ -296,3 +296,10 @@ def test_positions_may_be_averaged_with_ignored_ones() -> None:
     targets = torch.tensor([[[0, -100], [1, 2]]])
     _, edited = plan(torch.rand(1, 3, 2, 2), targets, step=0)
     assert torch.equal(edited.sum(1), torch.tensor([[[0.5, 0.5], [1.0, 1.0]]]))
+
+
+def test_numbers_to_regress_on_are_not_compared_with_a_number_of_classes() -> None:
+    rows = cp.OutputKind("rows", class_axis=True)
+    loss = cp.LossSpec("own", nn.functional.mse_loss, frozenset({cp.REAL}), outputs=rows)
+    plan = cp.compose([], loss=loss, task="regression", num_classes=3, inputs="features")
+    assert plan.loss(torch.zeros(4, 5), torch.full((4, 5), 2.0)).item() == 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -161,3 +161,84 @@ def test_what_any_branch_of_a_choice_needs_of_the_model_is_checked(needs: tuple[
         return
     with pytest.raises(cp.CompositionError, match="it needs 9 inputs"):
         engine_for(choice)
+
+
+def test_a_state_that_was_made_in_inference_mode_can_be_changed_in_training() -> None:
+    engine = engine_for(Counts())
+    with torch.inference_mode(), engine.evaluation():
+        pass
+    step_of(engine)
+    (name,) = engine.state_dict().keys() - {"batches", "origin"}
+    assert engine.state_dict()[name].item() == 1
+
+
+class Evaluates(cp.Algorithm[Tensor], name="evaluates"):
+    """Notes its draws in a forward pass and in an evaluation."""
+
+    def draw(self, batch: cp.BatchSpec, rng: cp.Rng) -> Tensor:
+        return rng.uniform()
+
+    @cp.before(cp.Event.FORWARD, reads="modules")
+    def forward(self, state: object, scope: cp.Scope) -> None:
+        DRAWN.append(scope.draws)
+
+    @cp.before(cp.Event.EVALUATION, reads="modules")
+    def evaluation(self, state: object, scope: cp.Scope) -> None:
+        DRAWN.append(scope.draws)
+
+
+DRAWN: list[object] = []
+
+
+def test_an_evaluation_within_a_batch_has_no_draws() -> None:
+    engine = engine_for(Evaluates())
+    DRAWN.clear()
+    with engine.batch(X, Y):
+        with engine.forward(), engine.evaluation():
+            pass
+        assert [engine.draws()["evaluates"], None] == DRAWN
+
+
+class WritesAround(cp.Algorithm[None], name="writes_around"):
+    """Doubles the gradients around the update and says that it reads them; or reads them indeed."""
+
+    writes: bool = True
+
+    @cp.around(cp.Event.UPDATE, reads="gradients")
+    def wrap(self, state: object, scope: cp.Scope) -> Generator[None, cp.Outcome, None]:
+        if self.writes:
+            for parameter in scope.model.parameters():
+                assert parameter.grad is not None
+                parameter.grad.data.mul_(2)
+        yield
+
+
+def test_a_write_before_a_span_that_a_hook_is_around_is_found() -> None:
+    model = nn.Linear(2, 3)
+    plan = cp.compose([WritesAround()], loss=nn.CrossEntropyLoss(), contract="always", **FACTS)
+    engine = cp.Engine(plan, model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(cp.ContractError, match=r"writes_around\.wrap writes gradients and does not declare it"):
+        step_of(engine)
+
+
+SCALER = torch.amp.GradScaler("cpu", init_scale=4.0)
+
+
+@pytest.mark.parametrize("everywhere", [False, True], ids=["a variable of a function", "a variable of a module"])
+def test_a_hook_around_the_update_sees_no_scaled_gradients(everywhere: bool) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    engine = engine_for(WritesAround(writes=False))
+    engine = cp.Engine(engine.plan, model=engine.model, optimizer=engine.optimizer, update=lambda: None)
+
+    def closure() -> Tensor:
+        loss = engine.plan.loss(engine.model(X), Y)
+        scaler.scale(loss).backward()
+        return loss.detach()
+
+    def other() -> Tensor:
+        loss = engine.plan.loss(engine.model(X), Y)
+        SCALER.scale(loss).backward()
+        return loss.detach()
+
+    with engine.batch(X, Y), pytest.raises(cp.RunError, match="so writes_around would see scaled gradients"):
+        engine.step(other if everywhere else closure)

@@ -117,8 +117,7 @@ class Plan(PlanData):
     @cached_property
     def _varies(self) -> bool:
         """Whether a batch step does something else at another step."""
-        members = [*(step.work for step in self.steps), *(leaf for step in self.steps for leaf in step.work.leaves)]
-        return any(member.random or not member.schedule.unconditional for member in members)
+        return any(step.work.random or not step.work.schedule.unconditional for step in self.steps)
 
     @cached_property
     def _beyond_batches(self) -> tuple[str, ...]:
