@@ -303,3 +303,12 @@ def test_numbers_to_regress_on_are_not_compared_with_a_number_of_classes() -> No
     loss = cp.LossSpec("own", nn.functional.mse_loss, frozenset({cp.REAL}), outputs=rows)
     plan = cp.compose([], loss=loss, task="regression", num_classes=3, inputs="features")
     assert plan.loss(torch.zeros(4, 5), torch.full((4, 5), 2.0)).item() == 4
+
+
+@pytest.mark.slow
+def test_a_compiled_plan_edits_every_input_of_every_batch() -> None:
+    plan = replace(cp.compose([Doubles()], inputs="features", contract="off", **FACTS), backend="eager")
+    for step in range(4):
+        given = tuple(torch.rand(4, 2) for _ in range(3))
+        edited, _ = plan(given, Y, step=step)
+        assert all(torch.equal(after, before * 2) for before, after in zip(given, edited, strict=True))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -242,3 +242,57 @@ def test_a_hook_around_the_update_sees_no_scaled_gradients(everywhere: bool) -> 
 
     with engine.batch(X, Y), pytest.raises(cp.RunError, match="so writes_around would see scaled gradients"):
         engine.step(other if everywhere else closure)
+
+
+class Twice(cp.Algorithm[None], name="twice"):
+    """Makes the passes of a step two times."""
+
+    @cp.replace(cp.Event.STEP, reads="parameters")
+    def step(self, state: object, scope: cp.Scope, run: Callable[[], Tensor]) -> Tensor:
+        run()
+        return run()
+
+
+def test_a_scaler_that_is_off_lets_a_method_make_the_passes_again() -> None:
+    engine = engine_for(Twice())
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    engine = cp.Engine(engine.plan, model=engine.model, optimizer=engine.optimizer, scaler=off)
+    before = [parameter.detach().clone() for parameter in engine.model.parameters()]
+    step_of(engine)
+    assert not all(map(torch.equal, before, engine.model.parameters()))
+
+
+@pytest.mark.parametrize("evaluations", [1, 2, 3])
+def test_the_first_pass_of_an_optimizer_with_a_closure_is_that_of_the_step(evaluations: int) -> None:
+    model = nn.Linear(2, 3)
+    plan = cp.compose([], loss=nn.CrossEntropyLoss(), contract="off", **FACTS)
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=1e-3, max_iter=evaluations, max_eval=evaluations)
+    engine, passes = cp.Engine(plan, model=model, optimizer=optimizer), []
+
+    def closure() -> Tensor:
+        passes.append(1)
+        loss = plan.loss(model(X), Y)
+        loss.backward()
+        return loss.detach()
+
+    with engine.batch(X, Y):
+        engine.step(closure)
+    assert len(passes) == evaluations
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_gradients_are_synchronised_in_the_last_part_alone(count: int) -> None:
+    engine, order = engine_for(), list[str]()
+
+    @contextmanager
+    def unsynced() -> Iterator[None]:
+        order.append("alone")
+        yield
+
+    def forward() -> Tensor:
+        order.append("part")
+        return engine.model(X)
+
+    with engine.batch(X, Y):
+        engine.step(Passes(engine, [Part(forward, Y)] * count, unsynced=unsynced))
+    assert order == ["alone", "part"] * (count - 1) + ["part"]
