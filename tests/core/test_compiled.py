@@ -284,3 +284,14 @@ def test_the_cache_serves_the_next_start(tmp_path: Any) -> None:
         for _ in range(2)
     ]
     assert [start.stdout.strip() for start in starts] == ["1 0 0", "0 1 0"], starts[-1].stderr
+
+
+@pytest.mark.kind("30")
+def test_a_compiled_batch_keeps_its_original_targets() -> None:
+    plan = replace(cp.compose([MixUp(alpha=1.0)], **FACTS), backend="eager")
+    engine = cp.Engine(plan, model=torch.nn.Flatten())
+    for step in range(4):
+        given_targets = torch.tensor([0, 1, 2, 3]).roll(step)
+        with engine.batch(torch.rand(4, 3, 8, 8), given_targets) as batch:
+            assert torch.equal(engine.original, given_targets)
+            assert batch.targets.shape == (4, 5)
