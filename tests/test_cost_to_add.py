@@ -451,7 +451,7 @@ class RMSprop(OptimizerConfig):
 
     def build(self, model: nn.Module) -> optim.Optimizer:
         """Make the optimizer."""
-        return optim.RMSprop(_trained(model), **self.model_dump())
+        return optim.RMSprop(trained_parameters(model), **self.model_dump())
 
 '''
     checkout.replace(path, "\nOPTIMIZERS: ", f"{new}\nOPTIMIZERS: ")

@@ -6,6 +6,7 @@ import os
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from counterpoint.core.remedies import Erase, Way, Write
 from counterpoint.trainer.config.run_config import RunConfig
@@ -55,29 +56,29 @@ def check_optimizer(config: RunConfig, model: nn.Module, *, total: int, steps_pe
     model is trained, the settings overflow float32 together, or the warm-up is longer than the run.
     """
     trained_parameters(model)
-    if reason := _overflow(config.optimizer):
+    optimizer, reason = _stepped(config.optimizer)
+    if reason:
         message = f"optimizer: its settings are too large together: {reason}; lower lr or weight_decay"
         raise setting_error(message, *_lowered(config.optimizer))
-    optimizer = config.optimizer.build(nn.ParameterList([nn.Parameter(torch.ones(1))]))
     config.scheduler.build(optimizer, total=total, steps_per_epoch=steps_per_epoch)
 
 
-def _overflow(config: OptimizerConfig) -> str:
-    """Say what a step on a weight of 1 overflows; nothing if it is finite."""
+def _stepped(config: OptimizerConfig) -> tuple[Optimizer, str]:
+    """Return an optimizer after a step on a weight of 1, and what overflows in it; nothing if the weight is finite."""
     weights = nn.ParameterList([nn.Parameter(torch.ones(1))])
     optimizer = config.build(weights)
     weights[0].grad = torch.ones(1)
     try:
         optimizer.step()
     except (RuntimeError, OverflowError) as error:
-        return str(error)
-    return "" if weights[0].isfinite().all() else "a step makes a weight of 1 infinite"
+        return optimizer, str(error)
+    return optimizer, "" if weights[0].isfinite().all() else "a step makes a weight of 1 infinite"
 
 
 def _lowered(config: OptimizerConfig) -> list[Way]:
     """Return the change to default settings of an optimizer after which a step is finite, if there is one."""
     for keys in (("lr",), ("weight_decay",), ("lr", "weight_decay")):
         kept = {key: value for key, value in dict(config).items() if key in config.model_fields_set and key not in keys}
-        if config.model_fields_set >= {*keys} and not _overflow(type(config)(**kept)):
+        if config.model_fields_set >= {*keys} and not _stepped(type(config)(**kept))[1]:
             return [tuple(Erase(("optimizer", key)) for key in keys)]
     return []
