@@ -28,7 +28,7 @@ from counterpoint.algorithms import (
     TrivialAugment,
 )
 from counterpoint.core.declare.kinds import INPUT_KINDS
-from counterpoint.core.run.batch.calls import Call, bound_edits, map_draws
+from counterpoint.core.run.batch.calls import Call, bind, map_draws
 from counterpoint.core.run.batch.runner import run_calls
 
 __all__ = ["METHODS", "count_recompiles", "replay_graph", "run_unwaited", "same_as_the_host"]
@@ -120,7 +120,7 @@ def _call(plan: Callable[[Tensor, Tensor], object], given: tuple[Tensor, Tensor]
 
 def _calls(plan: cp.Plan, drawn: dict[str, Any]) -> list[Call]:
     """Return the edits of a plan that has no choices, with draws that were made before."""
-    return [Call(edit, drawn.get(step.identity)) for step in plan.steps for edit in bound_edits(step)[step.identity]]
+    return [Call(edit, drawn.get(step.identity)) for step in plan.steps for edit in bind(step).work.edits]
 
 
 def _captured(device: torch.device, work: Callable[[], None]) -> Callable[[], None]:

@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 import counterpoint as cp
 from counterpoint import IMAGES
 from counterpoint.algorithms.trivial_augment import OPERATIONS
-from counterpoint.core.run.batch.calls import Call, bound_edits, map_draws
+from counterpoint.core.run.batch.calls import BoundMember, Call, bind, map_draws
 from counterpoint.core.run.batch.runner import run_calls
 from counterpoint.core.run.batch.validation import check_batch
 from counterpoint.core.run.dice import Dice
@@ -85,14 +85,21 @@ def nobody_waits() -> Iterator[None]:
 def calls(plan: cp.Plan, step: int, size: int) -> Iterator[Call]:
     """Give every edit that a plan may make, of a choice those of each branch, with its draws on the device."""
     for planned in plan.steps:
-        for member in planned.work.leaves:
+        for leaf in leaves(bind(planned).work):
             drawn = plan.runner.draw(
-                member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0)
+                leaf.member, cp.BatchSpec(size, SHAPE, plan.facts.num_classes), Dice(plan.facts.seed, step, 0)
             )
             drawn = map_draws(lambda tensor: tensor.to(DEVICE), drawn)
-            for edit in bound_edits(planned)[member.identity]:
+            for edit in leaf.edits:
                 function = with_losses(edit.function) if edit.sample_losses else edit.function
                 yield Call(replace(edit, function=function), drawn)
+
+
+def leaves(work: BoundMember) -> Iterator[BoundMember]:
+    for branch in work.branches:
+        yield from leaves(branch)
+    if not work.branches:
+        yield work
 
 
 def with_losses(edit: Callable[..., cp.Batch]) -> Callable[[cp.Batch, Any], cp.Batch]:

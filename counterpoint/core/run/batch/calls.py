@@ -14,7 +14,7 @@ from counterpoint.core.declare.kinds import Field, Kind
 from counterpoint.core.plan.member import Member
 from counterpoint.core.plan.steps import BatchStep
 
-__all__ = ["BoundEdit", "BoundMember", "BoundStep", "Call", "bind", "bound_edits", "map_draws"]
+__all__ = ["BoundEdit", "BoundMember", "BoundStep", "Call", "bind", "map_draws"]
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,6 @@ def _bound(step: BatchStep, member: Member) -> BoundMember:
     branches = tuple(_bound(step, branch) for branch in member.branches)
     edits = () if branches else tuple(_edits_of(step, member))
     return BoundMember(member, drawing, member.schedule.unconditional, edits, branches)
-
-
-def bound_edits(step: BatchStep) -> dict[str, tuple[BoundEdit, ...]]:
-    """Return what each member does to a batch in a step, by its name."""
-    return {leaf.identity: tuple(_edits_of(step, leaf)) for leaf in step.work.leaves}
 
 
 def _edits_of(step: BatchStep, member: Member) -> Iterator[BoundEdit]:

@@ -33,7 +33,6 @@ from counterpoint.core.run.progress import Progress
 __all__ = ["Runner", "apply_edit", "run_calls"]
 
 _NAME = attrgetter("edit.name")
-Watch = Callable[[Batch], None]
 
 
 class Runner:
@@ -79,7 +78,7 @@ class Runner:
         """
         given = given_batch(self.plan, inputs, targets, donate=donate)
         device = given.inputs.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        autocast = _is_autocast(device)
         if sample_losses is not None and autocast:
             sample_losses = torch.autocast(device)(sample_losses)
         editing = _Editing(self, Dice(self.plan.facts.seed, step, rank), given, sample_losses)
@@ -92,8 +91,8 @@ class Runner:
         """Run the batch steps that change kinds, and no others."""
         given = given_batch(self.plan, inputs, targets)
         device = given.inputs.device.type
-        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-        with gradient_mode(self.plan, given), torch.autocast(device, enabled=False) if autocast else nullcontext():
+        precision = torch.autocast(device, enabled=False) if _is_autocast(device) else nullcontext()
+        with gradient_mode(self.plan, given), precision:
             return _Editing(self, Dice(self.plan.facts.seed, 0, 0), given, None).view()
 
     def drawn(self, step: int, spec: BatchSpec, rank: int) -> dict[str, Any]:
@@ -161,16 +160,15 @@ class _Editing:
 
     def _due(self, steps: Sequence[BoundStep], batch: Batch) -> bool:
         """Whether the contract checks one of these steps on this batch."""
-        calls = (call.edit.name for bound in steps for call in self._calls(bound, batch))
-        return self._runner.progress.due(self._plan.contract, calls)
+        names = map(_NAME, chain.from_iterable(self._calls(bound, batch) for bound in steps))
+        return self._runner.progress.due(self._plan.contract, names)
 
     def _step(self, bound: BoundStep, calls: Sequence[Call], batch: Batch) -> Batch:
         """Run a step, and check it where the contract says so."""
         runner, name = self._runner, bound.planned.name
         names = tuple(map(_NAME, calls))
-        check = None
-        if runner.checks and not runner.progress.settled.issuperset(names):
-            check = self._watched(bound, names, batch)
+        unsettled = runner.checks and not runner.progress.settled.issuperset(names)
+        check = self._watched(bound, names, batch) if unsettled else None
         try:
             edited = run_calls(calls, batch)
         except Exception as error:
@@ -182,14 +180,12 @@ class _Editing:
             check_tracked(name, batch, edited)
         return edited
 
-    def _watched(self, bound: BoundStep, names: Sequence[str], batch: Batch) -> Watch | None:
+    def _watched(self, bound: BoundStep, names: Sequence[str], batch: Batch) -> Callable[[Batch], None] | None:
         """Return what checks a step once it has run, if the contract checks it on this batch."""
         if not self._runner.progress.check(self._plan.contract, names):
             return None
-        given = self._given
-        lent = () if given.writable else (*given.all_inputs, given.targets)
-        generators, step = GeneratorWatch(), self._dice.step
-        check = watch_step(step, bound.planned, batch, lent)
+        given, step, generators = self._given, self._dice.step, GeneratorWatch()
+        check = watch_step(step, bound.planned, batch, () if given.writable else (*given.all_inputs, given.targets))
         if self._ask is not None:
             self._ask.generators = generators
 
@@ -261,6 +257,10 @@ class _Editing:
             if bound.planned.before != bound.planned.after:
                 view = run_calls(self._chain([bound], view), view)
         return view
+
+
+def _is_autocast(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def apply_edit(edit: BoundEdit, batch: Batch, draws: Any) -> Batch:
