@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from counterpoint.core import Facts, Fault, LossSpec, Terms
 from counterpoint.core.arguments import written
 from counterpoint.core.check.catalog import Catalog
+from counterpoint.core.check.settings import allowed_value
 from counterpoint.core.declare.kinds import INDEX, TARGET_KINDS, Kind, Task
 from counterpoint.core.errors import ConfigError, PluginError, UnknownNameError, close_to, nearest
 from counterpoint.core.remedies import Decide, State, Way
-from counterpoint.core.settings import allowed_value
 from counterpoint.losses import resolve_loss
 from counterpoint.plugins import LOSSES
 

@@ -38,12 +38,12 @@ from counterpoint.algorithms.cards import card_names
 from counterpoint.cli import main as command
 from counterpoint.cli.cards import card, example_components
 from counterpoint.cli.composability import matrix, reasons
+from counterpoint.core.check.settings import settings_of
 from counterpoint.core.declare.algorithm import Algorithm
 from counterpoint.core.declare.effects import Declaration, Edit, HookEffect, TransformEffect
 from counterpoint.core.declare.kinds import names
 from counterpoint.core.errors import nearest
 from counterpoint.core.faults import CODES
-from counterpoint.core.settings import settings_of
 from counterpoint.losses.resolve import known_losses
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS, Registry
 from counterpoint.trainer.config.run_config import RunConfig

@@ -102,8 +102,8 @@ def _summary(loaded: Any) -> str:
 
 
 def _settings(component: Any) -> Iterator[str]:
+    from counterpoint.core.check.settings import settings_of
     from counterpoint.core.declare.algorithm import Algorithm
-    from counterpoint.core.settings import settings_of
 
     settings = settings_of(component)
     common = [name for name in Algorithm.model_fields if name in settings and issubclass(component, Algorithm)]

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from counterpoint.cli.run import check_config
+from counterpoint.core.check.settings import settings_of
 from counterpoint.core.errors import ConfigError
 from counterpoint.core.faults import Fault
 from counterpoint.core.remedies import Decide, Write, decides
-from counterpoint.core.settings import settings_of
 from counterpoint.trainer.config.components import ROLES
 from counterpoint.trainer.config.fixes import change_config
 from counterpoint.trainer.config.run_config import RunConfig

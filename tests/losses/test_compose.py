@@ -13,7 +13,7 @@ from torch.nn import functional
 import counterpoint as cp
 from counterpoint import DENSE, INDEX, REAL
 from counterpoint.core import Terms
-from counterpoint.core.settings import settings_of
+from counterpoint.core.check.settings import settings_of
 from counterpoint.losses import FocalLoss
 from counterpoint.plugins import ALGORITHMS
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from counterpoint import ConfigError, Duration
 from counterpoint.algorithms import EMA, CutMix, MixUp, OneOf
-from counterpoint.core.settings import settings_of
+from counterpoint.core.check.settings import settings_of
 from counterpoint.losses import CrossEntropy, MeanSquaredError
 from counterpoint.trainer.component_config import ComponentConfig
 from counterpoint.trainer.config.run_config import RunConfig

@@ -11,13 +11,13 @@ import pydantic
 from counterpoint.core.arguments import written
 from counterpoint.core.check.fixes.changes import free_name, identity_of
 from counterpoint.core.check.fixes.terms import Terms
+from counterpoint.core.check.settings import allowed_value
 from counterpoint.core.declare.algorithm import Algorithm, build
 from counterpoint.core.errors import PluginError, UnknownNameError, close_to, nearest
 from counterpoint.core.faults import Fault
 from counterpoint.core.plan.member import Member
 from counterpoint.core.plan.schedule import Clock, Schedule
 from counterpoint.core.remedies import Decide, Remove, Replace, Set, State, Way
-from counterpoint.core.settings import allowed_value
 
 __all__ = ["Resolver", "enlist", "explain_settings", "lengths", "named"]
 

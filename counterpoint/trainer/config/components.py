@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from counterpoint.core.check.settings import MARK
 from counterpoint.core.declare.algorithm import Algorithm, build
 from counterpoint.core.errors import ConfigError, CounterpointError, PluginError, UnknownNameError, nearest
 from counterpoint.core.run.failures import describe_error
-from counterpoint.core.settings import MARK
 from counterpoint.plugins import ALGORITHMS, DATASETS, LOSSES, MODELS
 from counterpoint.plugins.guard import guarded
 from counterpoint.trainer.optim import OPTIMIZERS, SCHEDULERS

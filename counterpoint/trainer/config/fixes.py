@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from counterpoint.core.candidates import values_for
+from counterpoint.core.check.candidates import values_for
 from counterpoint.core.check.fixes.changes import mend
 from counterpoint.core.check.fixes.wording import CONFIG_KEYS
 from counterpoint.core.errors import close_to

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
+from counterpoint.core.check.settings import MARK, WithPlainDefaults
 from counterpoint.core.errors import PluginError
-from counterpoint.core.settings import MARK, WithPlainDefaults
 from counterpoint.trainer.config.components import ROLES
 from counterpoint.trainer.config.run_config import RunConfig
 

@@ -15,10 +15,10 @@ from pydantic_core import ErrorDetails
 from counterpoint.core.check.fixes.terms import Terms
 from counterpoint.core.check.fixes.wording import word
 from counterpoint.core.check.members import MEND_PACKAGE, OTHER_NAME, named
+from counterpoint.core.check.settings import far_limit, settings_of
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
 from counterpoint.core.remedies import Decide, Way, Write
-from counterpoint.core.settings import far_limit, settings_of
 from counterpoint.trainer.config.components import BROKEN_PLUGIN, NO_COMPONENT, ROLES, UNKNOWN_NAME, Table
 from counterpoint.trainer.config.fixes import Trial
 from counterpoint.trainer.config.places import Owner, Place, owner_of, place_of

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from counterpoint.core.check.settings import WithPlainDefaults, is_far
 from counterpoint.core.errors import close_to
-from counterpoint.core.settings import WithPlainDefaults, is_far
 
 __all__ = ["values_for"]
 
