@@ -1,6 +1,6 @@
 """Fixes as data: changes to a composition or a config that a program can make.
 
-``mend`` applies them to a composition and ``change_config`` to a config; ``wording`` words them.
+``apply_changes`` applies them to a composition and ``change_config`` to a config; ``wording`` words them.
 """
 
 from __future__ import annotations

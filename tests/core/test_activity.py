@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import counterpoint as cp
 from counterpoint.algorithms import EMA, SWA, CutOut, GradientClipping, MixUp, OneOf
 from counterpoint.core import Terms
-from counterpoint.core.check.fixes.changes import mend
+from counterpoint.core.check.fixes.changes import apply_changes
 
 FACTS: dict[str, Any] = {"task": "multiclass", "num_classes": 10, "steps_per_epoch": 5, "max_duration": "2ep"}
 TOTAL = 10
@@ -119,7 +119,7 @@ def test_the_fix_makes_it_act(method: Any) -> None:
     for _ in range(2):
         for fault in refused(listed):
             assert fault.remedies
-            listed = mend(listed, FACTS, fault.remedies)[0]
+            listed = apply_changes(listed, FACTS, fault.remedies)[0]
     assert codes(listed) == []
     assert cp.compose(listed, **FACTS).members[0].algorithm.name == method.name
 

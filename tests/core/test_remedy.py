@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import counterpoint as cp
 from counterpoint.algorithms import EMA, CutMix, CutOut, LabelSmoothing, MixUp, OneOf
-from counterpoint.core.check.fixes.changes import mend
+from counterpoint.core.check.fixes.changes import apply_changes
 from tests.core.methods import Blend, Hole, Normal, Recolor, Scale, Trace
 
 
@@ -70,7 +70,7 @@ def test_applying_the_fix_removes_the_fault(algorithms: list[Any], facts: dict[s
     stated = {"task": "multiclass", "num_classes": 4, **facts}
     (fault, *_) = [fault for fault in faults_of(algorithms, stated) if fault.code == code]
     assert fault.remedies
-    mended, restated = mend(algorithms, stated, fault.remedies)
+    mended, restated = apply_changes(algorithms, stated, fault.remedies)
     remaining = [(other.code, other.algorithms) for other in faults_of(mended, restated)]
     assert (fault.code, fault.algorithms) not in remaining
 

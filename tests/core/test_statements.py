@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import counterpoint as cp
 from counterpoint.algorithms import MixUp
 from counterpoint.core import Terms
-from counterpoint.core.check.fixes.changes import mend
+from counterpoint.core.check.fixes.changes import apply_changes
 from tests.anything import KNOT, LOOP, Seven, anything
 
 ARGUMENTS = sorted(inspect.signature(cp.compose).parameters)
@@ -77,7 +77,7 @@ def test_a_value_of_the_wrong_type_is_one_fault_that_names_it(key: str, value: A
     )
     assert key in fault.message
     for remedy in fault.remedies:
-        assert cp.compose([], **mend([], {k: v for k, v in facts.items() if k != "algorithms"}, [remedy])[1])
+        assert cp.compose([], **apply_changes([], {k: v for k, v in facts.items() if k != "algorithms"}, [remedy])[1])
 
 
 @pytest.mark.kind("20")

@@ -13,7 +13,7 @@ from torch import nn
 
 import counterpoint as cp
 from counterpoint.core import Terms
-from counterpoint.core.check.fixes.changes import identity_of, mend
+from counterpoint.core.check.fixes.changes import apply_changes, identity_of
 from counterpoint.core.remedies import Choose, Drop, Remedy, State, decides
 from tests.laws.case import CLASSES
 from tests.laws.draft import altered
@@ -95,7 +95,7 @@ def follow(listed: Sequence[object], facts: dict[str, Any], dice: Random, terms:
         fault = dice.choice([fault for fault in faults if fault.remedies] or list(faults))
         was, before = listed, faults
         if fault.remedies:
-            listed, facts = mend(listed, facts, fault.remedies)
+            listed, facts = apply_changes(listed, facts, fault.remedies)
         else:
             met["decided by a person"] += 1
             listed, facts = decided(fault, before, listed, facts, terms)
@@ -118,7 +118,7 @@ def decided(
     answers += [Drop(name) for name in fault.algorithms]
     for answer in answers:
         try:
-            changed = mend(listed, facts, (answer,))
+            changed = apply_changes(listed, facts, (answer,))
         except LookupError:  # a party that is no method of the list, such as the loss
             continue
         if not unmatched(faults_of(*changed, terms), before, fault, listed):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import counterpoint as cp
-from counterpoint.core.check.fixes.changes import mend
+from counterpoint.core.check.fixes.changes import apply_changes
 from tests.laws.case import STEPS, Composition
 from tests.laws.mistakes import BY_THE_MODEL
 from tests.laws.tally import Tally
@@ -44,7 +44,7 @@ def mending_helps(case: Composition, faults: tuple[cp.Fault, ...], tally: Tally)
         # A remedy names its method, so those that share a name must be told apart first.
         if not fault.remedies or (shared and fault.code != "duplicate-id"):
             continue
-        algorithms, facts = mend(case.algorithms, case.facts, fault.remedies)
+        algorithms, facts = apply_changes(case.algorithms, case.facts, fault.remedies)
         key = fault.code, fault.algorithms
         before = Counter((other.code, other.algorithms) for other in faults)
         after = Counter((other.code, other.algorithms) for other in faults_of(algorithms, facts))

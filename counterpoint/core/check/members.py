@@ -25,7 +25,7 @@ Resolver = Callable[[str], type[Algorithm[Any]]]
 Enlisted = tuple[list[Member], list[Fault]]
 
 OTHER_NAME = "write one of the registered names; `counterpoint list` shows them"
-MEND_PACKAGE = "fix, upgrade or uninstall the package; `counterpoint list --check` shows each that is broken"
+FIX_PACKAGE = "fix, upgrade or uninstall the package; `counterpoint list --check` shows each that is broken"
 
 
 def enlist(
@@ -146,7 +146,7 @@ def _unbuilt(
         ways = (*renamed, out, (Decide(OTHER_NAME),))
         return [Fault("unknown-algorithm", f"{place}: {error}", algorithms=(name,), ways=ways)]
     if isinstance(error, PluginError):
-        return [Fault("broken-plugin", f"{place}: {error}", algorithms=(name,), ways=(out, (Decide(MEND_PACKAGE),)))]
+        return [Fault("broken-plugin", f"{place}: {error}", algorithms=(name,), ways=(out, (Decide(FIX_PACKAGE),)))]
     ways = (out, (Decide("write the name of a method, or a mapping with its name"),))
     return [Fault("not-an-algorithm", f"{place}: {error}", ways=ways)]
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from counterpoint.core.check.candidates import values_for
-from counterpoint.core.check.fixes.changes import mend
+from counterpoint.core.check.fixes.changes import apply_changes
 from counterpoint.core.check.fixes.wording import CONFIG_KEYS
 from counterpoint.core.errors import close_to
 from counterpoint.core.remedies import Erase, Remedy, Way, Write
@@ -38,7 +38,7 @@ def change_config(tree: Mapping[str, Any], way: Sequence[Remedy]) -> dict[str, A
         if isinstance(remedy, Write | Erase):
             _put(changed, remedy)
         else:
-            listed, facts = mend(changed.get("algorithms", []), {}, [remedy])
+            listed, facts = apply_changes(changed.get("algorithms", []), {}, [remedy])
             changed |= {"algorithms": listed} if "algorithms" in changed or listed else {}
             _state(changed, facts)
     return changed

@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from counterpoint.core.check.fixes.terms import Terms
 from counterpoint.core.check.fixes.wording import word
-from counterpoint.core.check.members import MEND_PACKAGE, OTHER_NAME, named
+from counterpoint.core.check.members import FIX_PACKAGE, OTHER_NAME, named
 from counterpoint.core.check.settings import far_limit, settings_of
 from counterpoint.core.errors import ConfigError, nearest
 from counterpoint.core.faults import Fault
@@ -28,7 +28,7 @@ __all__ = ["config_error", "explain", "plain_fault", "setting_error"]
 _MOST, _LONGEST = 50, 100
 WAYS = {
     UNKNOWN_NAME: ("unknown-algorithm", ""),
-    BROKEN_PLUGIN: ("broken-plugin", MEND_PACKAGE),
+    BROKEN_PLUGIN: ("broken-plugin", FIX_PACKAGE),
     NO_COMPONENT: ("not-an-algorithm", "write a name, or a mapping with `name` and its settings"),
 }
 """The types of errors about components: the code of the fault in a list of algorithms, and the fix."""

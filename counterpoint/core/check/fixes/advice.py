@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from counterpoint.core.check.fixes.changes import mend
+from counterpoint.core.check.fixes.changes import apply_changes
 from counterpoint.core.check.fixes.consequences import brought_by
 from counterpoint.core.check.fixes.terms import Terms
 from counterpoint.core.check.fixes.wording import in_terms, worded
@@ -77,7 +77,7 @@ class _Trial:
 
         A fact of ``None`` is one that is not stated.
         """
-        ends = [mend(self.listed, self.stated, each) for each in (way, other)]
+        ends = [apply_changes(self.listed, self.stated, each) for each in (way, other)]
         lists, facts = zip(*ends, strict=True)
         said = [{key: value for key, value in each.items() if value is not None} for each in facts]
         return lists[0] == lists[1] and said[0] == said[1]
@@ -87,7 +87,7 @@ class _Trial:
             return None
         self.left -= 1
         try:
-            return self._check(*mend(self.listed, self.stated, way))
+            return self._check(*apply_changes(self.listed, self.stated, way))
         except (CounterpointError, LookupError, TypeError, ValueError):  # the change itself cannot be made
             return None
 

@@ -22,12 +22,12 @@ from counterpoint.core.remedies import (
     Write,
 )
 
-__all__ = ["chosen", "free_name", "identity_of", "mend", "wished"]
+__all__ = ["apply_changes", "chosen", "free_name", "identity_of", "wished"]
 
 WISHES = ("after", "before")
 
 
-def mend(
+def apply_changes(
     algorithms: Sequence[object], facts: Mapping[str, Any], remedies: Sequence[Remedy]
 ) -> tuple[list[object], dict[str, Any]]:
     """Apply remedies to a list of algorithms and to the facts passed to ``compose``; return new ones.
@@ -37,7 +37,7 @@ def mend(
 
     >>> from counterpoint.algorithms import CutMix, MixUp
     >>> from counterpoint.core.remedies import Choose
-    >>> mend([MixUp(), CutMix()], {}, [Choose(("mixup", "cutmix"), "one_of")])[0]
+    >>> apply_changes([MixUp(), CutMix()], {}, [Choose(("mixup", "cutmix"), "one_of")])[0]
     [{'name': 'one_of', 'algorithms': [{'name': 'mixup'}, {'name': 'cutmix'}]}]
     """
     listed = list(algorithms)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from counterpoint.core.check.fixes.changes import WISHES, chosen, identity_of, mend, wished
+from counterpoint.core.check.fixes.changes import WISHES, apply_changes, chosen, identity_of, wished
 from counterpoint.core.check.fixes.terms import Terms
 from counterpoint.core.faults import Fault
 from counterpoint.core.remedies import (
@@ -80,7 +80,7 @@ def word(way: Way, listed: Sequence[object], terms: Terms) -> str:
     for remedy in way:
         texts.append(_remedy(remedy, listed, terms))
         if not isinstance(remedy, Decide | Write | Erase):
-            listed, _ = mend(listed, {}, [remedy])
+            listed, _ = apply_changes(listed, {}, [remedy])
     return ", and ".join(dict.fromkeys(texts))
 
 

@@ -17,7 +17,7 @@ from counterpoint.core.run.failures import MethodCode
 from counterpoint.core.run.plan import Plan
 from counterpoint.core.run.training.open_batches import OpenedBatches
 
-__all__ = ["NOBODY", "Acting", "Bound", "Handler", "Handlers"]
+__all__ = ["NO_HOOKS", "Acting", "Bound", "Handler", "Handlers"]
 
 _KEPT = 256
 """For how many sets of acting methods each span keeps its hooks; methods that act by chance make many sets."""
@@ -46,7 +46,7 @@ class Acting(NamedTuple):
     after: tuple[Bound, ...] = ()
 
 
-NOBODY = Acting()
+NO_HOOKS = Acting()
 
 
 class Handlers:
@@ -80,7 +80,7 @@ class Handlers:
         """Return the hooks that run at a span that is entered now."""
         known = self._known.get(event)
         if known is None:
-            return NOBODY
+            return NO_HOOKS
         opened = self._opened.all
         if len(opened) == 1:
             found = known.get(opened[0].active)

@@ -14,7 +14,7 @@ from counterpoint.core.errors import ContractError, MethodError
 from counterpoint.core.run.batch.contract import watch_hook, watch_restoring
 from counterpoint.core.run.failures import MethodCode
 from counterpoint.core.run.training.event_checks import Fired
-from counterpoint.core.run.training.hooks import NOBODY, Handler, Handlers
+from counterpoint.core.run.training.hooks import NO_HOOKS, Handler, Handlers
 from counterpoint.core.run.training.open_batches import OpenedBatches
 
 __all__ = ["Span", "SpanContext"]
@@ -38,7 +38,7 @@ class Span:
 
     def __init__(self, loop: SpanContext, event: Event) -> None:
         self._loop, self._event = loop, event
-        self._acting = NOBODY
+        self._acting = NO_HOOKS
         self._around: ExitStack | None = None
 
     def __enter__(self) -> None:
