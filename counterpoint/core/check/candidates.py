@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
 
-from counterpoint.core.check.settings import WithPlainDefaults, is_far
+from counterpoint.core.check.settings import is_far, schema_of
 from counterpoint.core.errors import close_to
 
 __all__ = ["values_for"]
@@ -29,17 +28,12 @@ def values_for(component: type[BaseModel], name: str, given: object) -> list[Any
     >>> values_for(MixUp, "alpha", "0.5")[:2], values_for(MixUp, "p", 3)[1] == 1
     ([0.5, 0.2], True)
     """
-    schema = _schema(component)
+    schema = schema_of(component)
     held = schema["properties"][name]
     found = [value for choice in _choices(held, schema) for value in _near(choice, given)]
     found += [held["default"]] if "default" in held else []
     found += [value for choice in _choices(held, schema) for value in _usual(choice, schema)]
     return [value for place, value in enumerate(found) if not any(_same(value, other) for other in found[:place])]
-
-
-@cache
-def _schema(component: type[BaseModel]) -> Mapping[str, Any]:
-    return component.model_json_schema(schema_generator=WithPlainDefaults)
 
 
 def _same(value: object, other: object) -> bool:

@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from counterpoint.core.declare.durations import Duration
 
-__all__ = ["MARK", "Setting", "WithPlainDefaults", "allowed_value", "far_limit", "is_far", "settings_of"]
+__all__ = ["MARK", "Setting", "WithPlainDefaults", "allowed_value", "far_limit", "is_far", "schema_of", "settings_of"]
 
 MARK = "x-component"
 """The key of a JSON Schema that stands for any component of a role."""
@@ -49,6 +49,12 @@ class WithPlainDefaults(GenerateJsonSchema):
         return str(dft) if isinstance(dft, Duration) else super().encode_default(dft)
 
 
+@cache
+def schema_of(component: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON Schema of a component's class; it is not to be changed."""
+    return component.model_json_schema(schema_generator=WithPlainDefaults)
+
+
 @dataclass(frozen=True)
 class Setting:
     """One setting: its name, what it may hold, its default as YAML (``None`` where it must be set), what it means."""
@@ -70,7 +76,7 @@ def settings_of(component: type[BaseModel]) -> dict[str, Setting]:
     >>> print(settings_of(SGD)["momentum"])
     a number, at least 0, below 1 (default: 0.9)
     """
-    schema = component.model_json_schema(schema_generator=WithPlainDefaults)
+    schema = schema_of(component)
     required = schema.get("required", ())
     return {
         name: Setting(
